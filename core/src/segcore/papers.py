@@ -1,0 +1,55 @@
+"""What a paper's package tells core about itself, and how core finds the installed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from segcore.errors import InputError
+from segcore.recipe import Model, Recipe
+
+if TYPE_CHECKING:
+    from segcore.convert import NameMap
+    from segcore.segmentor import Segmentor
+
+GROUP = "segcore.papers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """One installed paper. Building it imports no torch; its functions import what they need when they are called."""
+
+    name: str
+    """Distribution, import and command prefix."""
+    title: str
+    """Name and reference of the paper, one line."""
+    model_class: type[Model]
+    """Its `Model` options, to read a saved recipe back."""
+    recipes: Mapping[str, Recipe]
+    """Recipe name -> recipe; has at least `toy` and `camvid`."""
+    build: Callable[[Recipe, int], Segmentor]
+    """(recipe, number of classes) -> network with its initial weights (pretrained where the recipe says so)."""
+    name_map: Callable[[Segmentor], NameMap]
+    """Published tensor names of a network, for parameter rules and published checkpoints."""
+    infer_model: Callable[[Model, Mapping[str, tuple[int, ...]]], Model]
+    """(options, published tensor name -> shape) -> the options that a checkpoint was made with, as far as shapes tell."""
+
+
+def installed_papers() -> dict[str, Paper]:
+    """Return every installed paper by its name, sorted."""
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    return {name: found[name].load() for name in sorted(found)}
+
+
+def load_paper(name: str) -> Paper:
+    """Return one installed paper.
+
+    Raises:
+        InputError: if no package registers that name.
+    """
+    for point in entry_points(group=GROUP, name=name):
+        return point.load()
+    installed = ", ".join(sorted(point.name for point in entry_points(group=GROUP))) or "none"
+    raise InputError(f"the paper {name!r} is not installed (installed: {installed}); pip install ./packages/{name}")

@@ -1,0 +1,352 @@
+"""A recipe: one frozen tree of plain data that describes a complete run.
+
+Model, data, augmentation, loss, optimizer, schedule, evaluation and the run itself. A recipe holds no torch object, so
+that listing and `--help` need no torch. The docstring under a field is its help text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import tyro
+
+from segcore.errors import InputError
+
+MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+"""Multi-scale test ratios of all five papers (`--aug-test`)."""
+
+
+def _check(is_valid: bool, message: str) -> None:
+    if not is_valid:
+        raise InputError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What every network has; a paper derives its own with the options of its head."""
+
+    backbone: str
+    """Backbone of segcore or any timm model by its name."""
+    pretrained: bool = True
+    """Start the backbone from ImageNet weights (downloaded through timm, or read from --model.weights)."""
+    weights: str = ""
+    """File with ImageNet weights of the backbone (.pth or .safetensors); empty downloads them through timm."""
+    backbone_norm: Literal["sync", "batch", "frozen"] = "sync"
+    """Batch norms of the backbone: synchronized over GPUs, per GPU, or fixed at their stored statistics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which data set, and how it is sampled."""
+
+    dataset: str
+    """toy, folder, or a published data set by its name (`segcore data list`)."""
+    train_split: str = "train"
+    """Split(s) to train on; several are joined with +."""
+    test_split: str = "val"
+    """Split to validate and test on."""
+    train_list: str = ""
+    """File with one image stem per line: train on these images only."""
+    test_list: str = ""
+    """File with one image stem per line: test on these images only."""
+    classes: str = ""
+    """folder: file with class names, one per line, or JSON with "classes" and "palette"; empty reads ROOT/classes.*."""
+    ignore: int = 255
+    """folder: file value of pixels without a label."""
+    image_size: tuple[int, int] = (192, 256)
+    """toy: height and width of the generated scenes, pixels."""
+    num_images: tuple[int, int] = (400, 50)
+    """toy: number of training and test scenes."""
+    batch: int = 16
+    """Images per optimizer step over ALL processes and accumulation steps; the learning rate is never rescaled."""
+    workers: int = 4
+    """Loader processes per training process."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch >= 1, f"--data.batch must be at least 1, got {self.batch}")
+        _check(self.workers >= 0, f"--data.workers must not be negative, got {self.workers}")
+        _check(0 <= self.ignore <= 255, f"--data.ignore must be an 8-bit value, got {self.ignore}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Training transforms, specs/core section 2: resize, crop, flip, rotate, photometric distortion, pad."""
+
+    family: Literal["M", "S"] = "M"
+    """M: mmsegmentation's rules. S: MemoryNet's (crop fallback, centered padding, hue direction)."""
+    scale: tuple[int, int] = (2048, 512)
+    """The two bounds of the resized image before the random ratio, pixels, in any order (long and short side)."""
+    keep_ratio: bool = True
+    """Keep the aspect ratio; off resizes to exactly `scale` as (width, height)."""
+    ratio: tuple[float, float] = (0.5, 2.0)
+    """Range of the random factor on `scale`."""
+    crop: tuple[int, int] = (512, 512)
+    """Height and width of the training crop, pixels."""
+    cat_max_ratio: float = 0.75
+    """A crop is redrawn (10 times at most) while one class covers this share or more of its labeled pixels."""
+    flip: float = 0.5
+    """Probability of the horizontal flip."""
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    """Left/right classes exchanged by the flip (LIP)."""
+    rotation: float = 0.0
+    """Probability of a rotation by -30 to 29 degrees (LIP: 0.6)."""
+    photometric: bool = True
+    """Random brightness, contrast, saturation and hue."""
+    region_first: bool = True
+    """Resize only the source region under the crop: several times faster, equal within one gray level."""
+
+    def __post_init__(self) -> None:
+        _check(min(self.crop) >= 1, f"--augment.crop must be positive, got {self.crop}")
+        _check(0 < self.ratio[0] <= self.ratio[1], f"--augment.ratio must be 0 < low <= high, got {self.ratio}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Training loss on the logits resized to the label, specs/core section 5."""
+
+    average: Literal["all", "valid"] = "all"
+    """all: divide by every pixel, ignored ones included (published, family M). valid: by labeled pixels only."""
+    class_weight: tuple[float, ...] = ()
+    """Weight of each class; empty weighs all alike."""
+    ohem: bool = False
+    """Keep only hard pixels."""
+    ohem_threshold: float = 0.7
+    """Probability of the true class under which a pixel counts as hard."""
+    ohem_min_kept: int = 100_000
+    """At least this many pixels per image are kept."""
+    dice: float = 0.0
+    """Weight of the dice loss beside the cross entropy; 0 leaves it out."""
+    auxiliary: float = 0.4
+    """Weight of the auxiliary head's loss, where the model has one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """Optimizer; parameter rules match substrings of the PUBLISHED tensor names, specs/core section 6.1."""
+
+    kind: Literal["adamw", "sgd"] = "adamw"
+    """Optimizer."""
+    lr: float
+    """Base learning rate for the total batch."""
+    weight_decay: float = 0.01
+    """Weight decay (decoupled in AdamW)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW moments."""
+    eps: float = 1e-8
+    """AdamW epsilon."""
+    momentum: float = 0.9
+    """SGD momentum."""
+    lr_mult: dict[str, float] = field(default_factory=lambda: {})
+    """Substring of a published name -> factor on lr. The longest matching key (of both tables) decides alone."""
+    decay_mult: dict[str, float] = field(default_factory=lambda: {})
+    """Substring of a published name -> factor on the weight decay."""
+    accumulate: int = 1
+    """Split every batch into this many forward/backward passes."""
+    clip_norm: float = 0.0
+    """Largest gradient norm; 0 does not clip."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights, used for evaluation; 0 keeps none."""
+
+    def __post_init__(self) -> None:
+        _check(self.lr > 0, f"--optim.lr must be positive, got {self.lr}")
+        _check(self.accumulate >= 1, f"--optim.accumulate must be at least 1, got {self.accumulate}")
+        _check(0 <= self.ema < 1, f"--optim.ema must be in [0, 1), got {self.ema}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Learning rate over iterations, specs/core section 6.2."""
+
+    iterations: int
+    """Optimizer steps."""
+    epochs: int = 0
+    """Count in epochs instead: iterations = epochs x floor(images / batch); 0 uses `iterations`."""
+    kind: Literal["poly", "step"] = "poly"
+    """poly: (1 - i/T)^power. step: x gamma every `step` iterations."""
+    power: float = 1.0
+    """poly: exponent."""
+    min_lr: float = 0.0
+    """poly: learning rate at the end, the same for every parameter group (family S: before the group's factor)."""
+    family: Literal["M", "S"] = "M"
+    """M: each group decays from its own base rate. S: one global rate times the group's factor."""
+    warmup: int = 0
+    """Iterations of linear warmup."""
+    warmup_ratio: float = 1e-6
+    """Factor on the learning rate at iteration 0 of the warmup."""
+    step: int = 0
+    """step: iterations between decays."""
+    gamma: float = 0.1
+    """step: factor of each decay."""
+
+    def __post_init__(self) -> None:
+        _check(self.iterations >= 1, f"--schedule.iterations must be at least 1, got {self.iterations}")
+        _check(self.kind != "step" or self.step >= 1, "--schedule.kind step needs --schedule.step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Test protocol, specs/core section 3."""
+
+    family: Literal["M", "S"] = "M"
+    """M: logits resized twice, softmax averaged. S: one interpolation, logits or probabilities averaged."""
+    mode: Literal["whole", "slide"] = "whole"
+    """One forward over the image, or overlapping windows."""
+    crop: tuple[int, int] = (512, 512)
+    """slide: height and width of a window."""
+    stride: tuple[int, int] = (341, 341)
+    """slide: vertical and horizontal step between windows."""
+    pad_window: bool = False
+    """slide: zero-pad windows smaller than the crop (UN-EPT)."""
+    scale: tuple[int, int] = (2048, 512)
+    """The two bounds of the resized test image, pixels, in any order."""
+    keep_ratio: bool = True
+    """Keep the aspect ratio; off resizes to exactly `scale` as (width, height)."""
+    ratios: tuple[float, ...] = (1.0,)
+    """Factors on `scale` whose predictions are averaged."""
+    flip: bool = False
+    """Average with the prediction of the mirrored image."""
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    """Left/right classes exchanged in mirrored predictions (LIP)."""
+    pad_divisor: int = 0
+    """Zero-pad the normalized image at right and bottom to a multiple of this, cut afterwards; 0 does not."""
+    resize_divisor: int = 0
+    """Resize each side up to a multiple of this; 0 does not."""
+    probabilities: bool = False
+    """S: softmax before the interpolation and the average."""
+    aug_ratios: tuple[float, ...] = MS_RATIOS
+    """Factors that --aug-test sets."""
+    aug_flip: bool = True
+    """Flip that --aug-test sets."""
+    window_batch: int = 8
+    """slide: windows of equal size run together."""
+
+    def __post_init__(self) -> None:
+        _check(len(self.ratios) > 0, "--evaluate.ratios needs at least one factor")
+        _check(min(self.ratios) > 0, f"--evaluate.ratios must be positive, got {self.ratios}")
+        is_covering = self.stride[0] <= self.crop[0] and self.stride[1] <= self.crop[1]
+        _check(self.mode == "whole" or is_covering, f"--evaluate.stride {self.stride} exceeds the crop {self.crop}")
+        _check(min(self.stride) >= 1, f"--evaluate.stride must be positive, got {self.stride}")
+
+    def with_augmentation(self) -> Evaluate:
+        """Return the multi-scale + flip form of this protocol (`--aug-test`)."""
+        return replace(self, ratios=self.aug_ratios, flip=self.aug_flip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where, how fast and how often."""
+
+    work_dir: Annotated[str, tyro.conf.arg(aliases=["--work-dir"])] = ""
+    """Folder of everything the run writes; empty is work_dirs/PAPER-RECIPE."""
+    data: Annotated[str, tyro.conf.arg(aliases=["--data-root"])] = ""
+    """Root folder of the data set."""
+    resume: Annotated[bool, tyro.conf.arg(aliases=["--resume"])] = False
+    """Go on from the last state in the work directory."""
+    resume_from: Annotated[str, tyro.conf.arg(aliases=["--resume-from"])] = ""
+    """Go on from this training state (a file state-*.pt)."""
+    load_from: Annotated[str, tyro.conf.arg(aliases=["--load-from"])] = ""
+    """Start from the weights of this checkpoint (ours or published); another class number re-initializes the classifier."""
+    seed: Annotated[int, tyro.conf.arg(aliases=["--seed"])] = 0
+    """Seed of weights, data order and augmentation."""
+    deterministic: Annotated[bool, tyro.conf.arg(aliases=["--deterministic"])] = False
+    """Use deterministic algorithms on the GPU (slower)."""
+    device: str = "auto"
+    """cpu, cuda, or auto: the GPU if there is one."""
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    """Automatic mixed precision of the forward pass."""
+    compile: bool = False
+    """Run the training step through torch.compile."""
+    channels_last: bool = True
+    """Memory format of images and weights."""
+    sync_norm: bool = True
+    """On several processes, synchronize the norms that the model asks for."""
+    log_interval: int = 50
+    """Iterations between log lines."""
+    eval_interval: int = 4000
+    """Iterations between validations; 0 validates at the end only."""
+    eval_images: int = 0
+    """Validate during training on the first so many test images; 0 uses all."""
+    save_interval: int = 4000
+    """Iterations between saved states; the last one is always saved."""
+    keep: int = 2
+    """States kept, beside the best weights."""
+    wandb: bool = False
+    """Also log to Weights & Biases (extra `segcore[wandb]`)."""
+
+    def __post_init__(self) -> None:
+        _check(self.log_interval >= 1, f"--run.log-interval must be at least 1, got {self.log_interval}")
+        _check(self.save_interval >= 1, f"--run.save-interval must be at least 1, got {self.save_interval}")
+        _check(self.keep >= 1, f"--run.keep must be at least 1, got {self.keep}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """Figures of the paper or its repository for this recipe; None where none was published."""
+
+    miou: float | None = None
+    """mIoU, single scale, percent."""
+    miou_ms: float | None = None
+    """mIoU, multi-scale + flip, percent."""
+    params: float | None = None
+    """Parameters, millions."""
+    gmacs: float | None = None
+    """Multiply-adds (the papers' "FLOPs"), 1e9, at the training crop."""
+    note: str = ""
+    """Source, or what differs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One complete run."""
+
+    model: Model
+    data: Data
+    augment: Augment
+    loss: Loss = field(default_factory=Loss)
+    optim: Optim
+    schedule: Schedule
+    evaluate: Evaluate
+    run: Run = field(default_factory=Run)
+    published: tyro.conf.Suppress[Published] = field(default_factory=Published)
+
+
+def to_plain(value: Any) -> Any:
+    """Return a recipe (or a part of one) as JSON-ready dictionaries, lists, numbers and strings."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {str(k): to_plain(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, (tuple, list)):
+        return [to_plain(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
+    return value
+
+
+def from_plain(cls: Any, data: Any, where: str = "recipe") -> Any:
+    """Build `cls` from what `to_plain` gave; an unknown or missing name is an `InputError` that says where.
+
+    Args:
+        cls: a dataclass or the annotation of a field.
+        data: plain data.
+        where: dotted place of `data`, for messages.
+    """
+    if get_origin(cls) is Annotated:
+        cls = get_args(cls)[0]
+    if is_dataclass(cls):
+        _check(isinstance(data, dict), f"{where}: expected a table, got {data!r}")
+        hints = get_type_hints(cls, include_extras=True)
+        unknown = sorted(set(data) - {f.name for f in fields(cls)})
+        _check(not unknown, f"{where}: unknown entries {', '.join(unknown)}")
+        values = {name: from_plain(hints[name], item, f"{where}.{name}") for name, item in data.items()}
+        try:
+            return cls(**values)  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
+        except TypeError as error:
+            raise InputError(f"{where}: {error}") from error
+    if get_origin(cls) is tuple:
+        _check(isinstance(data, list), f"{where}: expected a list, got {data!r}")
+        inner = get_args(cls)
+        kinds = [inner[0]] * len(data) if inner[-1] is Ellipsis else list(inner)
+        return tuple(from_plain(kind, item, where) for kind, item in zip(kinds, data, strict=True))
+    if cls is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    return data

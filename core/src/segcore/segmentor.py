@@ -1,0 +1,135 @@
+"""The network interface: what every paper's model is to training, inference and export."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segcore.losses import SegmentationLoss, pixel_accuracy
+
+
+class Target(NamedTuple):
+    """What a training image is compared with.
+
+    Shapes:
+        label (B, H, W) int64, 255 = ignore
+        boundary_distance, boundary_angle (B, H, W) float32 (UN-EPT), None for other papers
+    """
+
+    label: Tensor
+    boundary_distance: Tensor | None = None
+    boundary_angle: Tensor | None = None
+
+
+class StepInfo(NamedTuple):
+    """Where training stands.
+
+    iteration counts optimizer steps from 0 to total - 1; lr is the schedule's value before any group's factor.
+    """
+
+    iteration: int
+    total: int
+    lr: float
+
+
+class Segmentor(nn.Module, ABC):
+    """A segmentation network.
+
+    Attributes:
+        num_classes: K.
+        classifiers: prefixes of the tensors that depend on K (re-initialized when fine-tuning to other classes).
+    """
+
+    num_classes: int
+    classifiers: tuple[str, ...] = ()
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the class logits of normalized RGB images.
+
+        Shapes:
+            image (B, 3, H, W) of any size -> (B, K, h, w) at the head's stride; where the input had to be padded for
+            the backbone, (B, K, H, W)
+        """
+
+    @abstractmethod
+    def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
+        """Return the scalars of a training step: names containing "loss" are summed, the others only logged."""
+
+
+def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize bilinearly with align_corners False (specs/core 3.5); returns the input where the size is the same."""
+    if logits.shape[-2:] == torch.Size(size):
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+class EncoderDecoder(Segmentor):
+    """Backbone, head and optional auxiliary heads.
+
+    Inputs of a size that the backbone cannot take are zero-padded (= mean color) at right and bottom; the logits are
+    then resized to the padded size and cut, so that the geometry stays exact.
+
+    Args:
+        backbone: gives a list of feature maps; may have `legal_size(height, width)`.
+        head: list of feature maps -> logits (B, K, h, w).
+        loss: loss of the logits.
+        auxiliary: further heads, supervised with `auxiliary_weight`, used in training only.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        num_classes: int,
+        loss: SegmentationLoss,
+        auxiliary: nn.ModuleList | None = None,
+        auxiliary_weight: float = 0.4,
+        classifiers: tuple[str, ...] = ("head.classifier.",),
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.auxiliary = auxiliary
+        self.num_classes = num_classes
+        self.loss = loss
+        self.auxiliary_weight = auxiliary_weight
+        self.classifiers = classifiers
+
+    def _encode(self, image: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
+        """Return the features of the (padded) image and its padded size."""
+        height, width = image.shape[-2:]
+        legal = self.backbone.legal_size(height, width) if hasattr(self.backbone, "legal_size") else (height, width)
+        if legal != (height, width):
+            image = F.pad(image, (0, legal[1] - width, 0, legal[0] - height))
+        return self.backbone(image), legal
+
+    @staticmethod
+    def _cut(logits: Tensor, legal: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """Undo the padding: resize to the padded size, then keep the image (nothing to do where none was added)."""
+        if legal == size:
+            return logits
+        return resize(logits, legal)[..., : size[0], : size[1]]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (B, 3, H, W) -> logits (B, K, h, w), see `Segmentor.forward`."""
+        size = (image.shape[-2], image.shape[-1])
+        features, legal = self._encode(image)
+        return self._cut(self.head(features), legal, size)
+
+    def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
+        """Return decode.loss_*, aux_<i>.loss_* and decode.acc_seg (percent of labeled pixels)."""
+        size = (image.shape[-2], image.shape[-1])
+        features, legal = self._encode(image)
+        logits = resize(self._cut(self.head(features), legal, size), size)
+        result = {f"decode.{name}": value for name, value in self.loss(logits, target.label).items()}
+        result["decode.acc_seg"] = pixel_accuracy(logits.detach(), target.label)
+        for i, head in enumerate(self.auxiliary or ()):
+            logits = resize(self._cut(head(features), legal, size), size)
+            for name, value in self.loss(logits, target.label).items():
+                result[f"aux_{i}.{name}"] = self.auxiliary_weight * value
+        return result
