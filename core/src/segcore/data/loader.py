@@ -1,0 +1,141 @@
+"""Training batches as a pure function of the iteration, so that a resumed run sees what an uninterrupted one would.
+
+Which images form batch i, and the random numbers of each, depend on (seed, i) alone: not on workers, processes or what
+came before. Nothing of the sampler has to be saved, and N processes see together what one process sees alone.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from segcore.data.base import SegmentationDataset
+from segcore.errors import InputError
+from segcore.segmentor import Target
+from segcore.transforms import TrainTransform
+
+
+class SampleKey(NamedTuple):
+    """One training sample: image `index`, drawn as number `slot` of the batch of `iteration`."""
+
+    index: int
+    iteration: int
+    slot: int
+
+
+@lru_cache(maxsize=2)
+def _permutation(num_images: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(num_images)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which images form which batch.
+
+    Every epoch is a new permutation; its incomplete last batch is dropped (specs/core 2.8). A data set smaller than a
+    batch is repeated.
+
+    Args:
+        num_images: size of the data set.
+        batch: images per optimizer step over all processes.
+        seed: seed of the permutations.
+    """
+
+    num_images: int
+    batch: int
+    seed: int
+
+    def images(self, iteration: int) -> list[int]:
+        """Return the image indices of one batch."""
+        per_epoch = self.num_images // self.batch
+        if per_epoch:
+            epoch, number = divmod(iteration, per_epoch)
+            order = _permutation(self.num_images, self.seed, epoch)
+            return order[number * self.batch : (number + 1) * self.batch].tolist()
+        places = range(iteration * self.batch, (iteration + 1) * self.batch)
+        pairs = (divmod(place, self.num_images) for place in places)
+        return [int(_permutation(self.num_images, self.seed, epoch)[place]) for epoch, place in pairs]
+
+
+class StepSampler(Sampler[list[SampleKey]]):
+    """Yields the parts of every batch from `start` to `stop` that this process runs, `accumulate` parts per batch.
+
+    Raises:
+        InputError: if the batch does not divide into processes x accumulation steps.
+    """
+
+    def __init__(self, plan: BatchPlan, start: int, stop: int, rank: int, processes: int, accumulate: int) -> None:
+        if plan.batch % (processes * accumulate):
+            raise InputError(
+                f"--data.batch {plan.batch} (the total) must be a multiple of {processes} processes x "
+                f"{accumulate} accumulation steps (--optim.accumulate)"
+            )
+        self.plan, self.start, self.stop = plan, start, stop
+        self.rank, self.processes, self.accumulate = rank, processes, accumulate
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        share = self.plan.batch // self.processes
+        part = share // self.accumulate
+        for iteration in range(self.start, self.stop):
+            images = self.plan.images(iteration)
+            keys = [SampleKey(image, iteration, slot) for slot, image in enumerate(images)]
+            own = keys[self.rank * share : (self.rank + 1) * share]
+            yield from (own[i : i + part] for i in range(0, share, part))
+
+
+class TrainSet(Dataset[tuple[Tensor, Target]]):
+    """A data set with the training transform, each sample with its own random generator."""
+
+    def __init__(self, dataset: SegmentationDataset, transform: TrainTransform, seed: int) -> None:
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+
+    def __getitem__(self, key: SampleKey) -> tuple[Tensor, Target]:
+        sample = self.dataset.load(key.index)
+        if sample.label is None:
+            raise InputError(f"{sample.name}: this split has no labels to train on")
+        rng = np.random.default_rng([self.seed, key.iteration, key.slot])
+        image, label, _ = self.transform(sample.image, sample.label, rng)
+        return image, Target(label)
+
+
+def collate(samples: list[tuple[Tensor, Target]]) -> tuple[Tensor, Target]:
+    """Stack samples: images (B, 3, h, w), labels (B, h, w)."""
+    images, targets = zip(*samples, strict=True)
+    return torch.stack(images), Target(torch.stack([target.label for target in targets]))
+
+
+def quiet_worker(_: int) -> None:
+    """Prepare a loader process: one thread, Ctrl-C left to the parent, which saves and stops its workers."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def train_loader(
+    dataset: TrainSet, sampler: StepSampler, workers: int, pin: bool = False
+) -> DataLoader[tuple[Tensor, Target]]:
+    """Return the loader of a training run; it ends after the sampler's last batch."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=quiet_worker,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )
