@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,7 @@ def recipe_from_plain(paper: Paper, data: dict[str, Any], where: str) -> Recipe:
     rest = {key: value for key, value in data.items() if key != "model"}
     model = from_plain(paper.model_class, data.get("model", {}), f"{where}: model")
     placeholder = {**rest, "model": {"backbone": model.backbone}}
-    recipe = from_plain(Recipe, placeholder, where)
-    object.__setattr__(recipe, "model", model)
-    return recipe
+    return replace(from_plain(Recipe, placeholder, where), model=model)
 
 
 def read_recipe(paper: Paper, path: str) -> tuple[str, Recipe] | None:

@@ -1,0 +1,147 @@
+"""What `<paper>-test` and `<paper>-predict` do after parsing."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from segcore import distributed
+from segcore.build import model_for_checkpoint
+from segcore.cli import PredictOptions, TestOptions
+from segcore.data import create_dataset
+from segcore.data.base import Sample, SegmentationDataset
+from segcore.errors import InputError
+from segcore.evaluate import evaluate
+from segcore.metrics import Scores
+from segcore.papers import Paper
+from segcore.predict import encode_submission, run, save_label, save_overlay
+from segcore.predictor import Predictor
+from segcore.recipe import Evaluate, Recipe
+from segcore.segmentor import Segmentor
+from segcore.visualize import score_table
+
+METRICS = ("mIoU", "mDice", "mFscore")
+
+
+def _protocol(recipe: Recipe, aug_test: bool) -> Evaluate:
+    return recipe.evaluate.with_augmentation() if aug_test else recipe.evaluate
+
+
+def _check(options: TestOptions) -> None:
+    unknown = [name for name in options.eval if name not in METRICS]
+    if unknown:
+        raise InputError(f"--eval {' '.join(unknown)} is unknown; choose from {', '.join(METRICS)}")
+    if options.format_only and not options.out:
+        raise InputError("--format-only needs --out DIR for the files to submit")
+
+
+def _writer(
+    options: TestOptions, dataset: SegmentationDataset
+) -> Callable[[int, Sample, Tensor], None] | None:
+    """Return the hook that writes each prediction as the options ask, or None where they ask for none."""
+    if not options.out and not options.show_dir:
+        return None
+
+    def write(_: int, sample: Sample, prediction: Tensor) -> None:
+        label = prediction.cpu().numpy()
+        if options.out and options.format_only:
+            encoded, stem = encode_submission(dataset.name, label), Path(sample.name).name
+            save_label(Path(options.out, f"{stem}.png"), encoded, None)
+        elif options.out:
+            save_label(Path(options.out, f"{sample.name}.png"), label, dataset.classes.palette)
+        if options.show_dir:
+            target = Path(options.show_dir, f"{sample.name}.jpg")
+            save_overlay(target, sample.image, label, dataset.classes.palette, options.opacity)
+
+    return write
+
+
+def _load(
+    paper: Paper, recipe: Recipe, num_classes: int, checkpoint: str, unsafe: bool, device: torch.device
+) -> Segmentor:
+    model = model_for_checkpoint(paper, recipe, num_classes, checkpoint, unsafe=unsafe)
+    memory_format = torch.channels_last if recipe.run.channels_last else torch.contiguous_format
+    return model.to(device, memory_format=memory_format).eval()
+
+
+def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Scores | None:
+    """Score a checkpoint on the recipe's test split, or write its predictions for a test server.
+
+    Prints the per-class table and a final `mIoU` line; writes `eval_<scale>_<time>.json` into the work directory.
+
+    Raises:
+        InputError: for impossible options, unusable data, or a checkpoint of another model.
+    """
+    _check(options)
+    world = distributed.init(recipe.run.device)
+    try:
+        data = recipe.data
+        dataset = create_dataset(data, recipe.run.data, data.test_split, list_file=data.test_list)
+        model = _load(paper, recipe, len(dataset.classes.names), options.checkpoint, options.unsafe, world.device)
+        started = time.perf_counter()
+        scores = evaluate(
+            model,
+            dataset,
+            _protocol(recipe, options.aug_test),
+            device=world.device,
+            workers=data.workers,
+            amp=recipe.run.amp,
+            on_prediction=_writer(options, dataset),
+            with_labels=not options.format_only,
+            show_progress=world.is_main,
+        )
+        seconds = time.perf_counter() - started
+        if world.is_main:
+            _report(paper, name, recipe, options, dataset, scores, seconds)
+        return None if options.format_only else scores
+    finally:
+        distributed.shutdown()
+
+
+def _report(
+    paper: Paper,
+    name: str,
+    recipe: Recipe,
+    options: TestOptions,
+    dataset: SegmentationDataset,
+    scores: Scores,
+    seconds: float,
+) -> None:
+    console = Console()
+    rate = f"{len(dataset)} images in {seconds:.1f} s ({len(dataset) / seconds:.2f} images/s)"
+    if options.format_only:
+        console.print(f"wrote {len(dataset)} predictions for the {dataset.name} server to {options.out}; {rate}")
+        return
+    published = recipe.published.miou_ms if options.aug_test else recipe.published.miou
+    console.print(score_table(scores, dataset.classes, options.eval))
+    note = f" (published {published:g})" if published is not None else ""
+    protocol = "ms+flip" if options.aug_test else "single scale"
+    console.print(f"{paper.name} {name}, {dataset.name} {recipe.data.test_split}, {protocol}: {rate}")
+    summary = scores.summary(options.eval)
+    console.print(f"mIoU {100 * summary['mIoU']:.2f}{note}")
+    scale = "multi" if options.aug_test else "single"
+    folder = Path(recipe.run.work_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {"checkpoint": options.checkpoint, "protocol": protocol, "images": len(dataset), "metric": summary}
+    file = folder / f"eval_{scale}_scale_{time.strftime('%Y%m%d_%H%M%S')}.json"
+    file.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def predict(paper: Paper, name: str, recipe: Recipe, options: PredictOptions) -> None:
+    """Write label maps and overlays for the user's own images.
+
+    Raises:
+        InputError: for inputs that cannot be read or a checkpoint of another model.
+    """
+    predictor = Predictor.from_checkpoint(
+        options.checkpoint, paper=paper, recipe=recipe, unsafe=options.unsafe, device=recipe.run.device
+    )
+    predictor = replace(predictor, protocol=_protocol(recipe, options.aug_test))
+    run(predictor, list(options.inputs), Path(options.out), opacity=options.opacity, show_dir=options.show_dir)
