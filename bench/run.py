@@ -55,7 +55,8 @@ def main() -> int:
             continue
         results[name] = f"{datetime.date.today()}, {machine()}\n\n{done.stdout.strip()}"
     body = "\n\n".join(f"## {name}\n\n{results[name]}" for name in sorted(results))
-    RESULTS.write_text(f"# Benchmark results\n\nWritten by `nox -s bench`; ratios are against the plain form in the same run.\n\n{body}\n")
+    head = "# Benchmark results\n\nWritten by `nox -s bench`; ratios are against the plain form in the same run."
+    RESULTS.write_text(f"{head}\n\n{body}\n")
     return int(failed)
 
 

@@ -95,7 +95,8 @@ class Comparison:
             bad = ~((error <= allowed) | (np.isnan(mine) & np.isnan(theirs)))
             if np.any(bad):
                 worst = float(np.nanmax(np.where(bad, error, 0)))
-                return f"{int(np.sum(bad))} of {np.size(bad)} values differ, by at most {worst:.3g} (allowed {np.max(allowed):.3g})"
+                share = f"{int(np.sum(bad))} of {np.size(bad)} values differ"
+                return f"{share}, by at most {worst:.3g} (allowed {np.max(allowed):.3g})"
         return None
 
 

@@ -17,10 +17,7 @@ def pixels(shape: list[int], seed: int) -> np.ndarray:
     h, w, c = shape
     rng = np.random.RandomState(seed)
     y, x = np.mgrid[:h, :w]
-    waves = [
-        96 * np.sin(y * a + b) * np.cos(x * d + e) + 128
-        for a, b, d, e in rng.rand(c, 4) * [0.4, 6, 0.4, 6]
-    ]
+    waves = [96 * np.sin(y * a + b) * np.cos(x * d + e) + 128 for a, b, d, e in rng.rand(c, 4) * [0.4, 6, 0.4, 6]]
     noise = rng.randint(-31, 32, (h, w, c))
     return np.clip(np.stack(waves, -1) + noise, 0, 255).astype(np.uint8)
 
@@ -63,5 +60,5 @@ def gaussian_image(shape: list[int], seed: int) -> np.ndarray:
 
 def make(call: dict) -> np.ndarray:
     """Build the array of one ``{generator: arguments}`` call."""
-    (name, arguments), = call.items()
+    ((name, arguments),) = call.items()
     return globals()[name](*arguments)

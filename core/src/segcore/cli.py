@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from difflib import get_close_matches
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -23,9 +23,11 @@ from segcore.recipe_file import read_recipe
 
 @dataclass(frozen=True, kw_only=True)
 class TestOptions:
-    """How to test, beside the recipe."""
+    """How to test."""
 
-    checkpoint: tyro.conf.Positional[str]
+    __test__: ClassVar[bool] = False  # its name is no test of pytest's
+
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """Weights: ours (.safetensors) or a published .pth."""
     eval: tuple[str, ...] = ("mIoU",)
     """Scores to print: mIoU, mDice, mFscore."""
@@ -45,11 +47,11 @@ class TestOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """What to predict on, beside the recipe."""
+    """What to predict on."""
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """Weights: ours (.safetensors) or a published .pth."""
-    inputs: tyro.conf.Positional[tuple[str, ...]]
+    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="INPUT [INPUT ...]")]
     """Images, folders of images, or a video file."""
     out: str = "predictions"
     """Folder for label maps (palette PNG) and, for a video, the overlay video."""
@@ -79,11 +81,11 @@ class Request:
     """TestOptions, PredictOptions or nothing."""
 
 
-_BOOLEAN = tyro.constructors.ConstructorRegistry()
+_RULES = tyro.constructors.ConstructorRegistry()
 _WORDS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False, "on": True, "off": False}
 
 
-@_BOOLEAN.primitive_rule
+@_RULES.primitive_rule
 def _boolean(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[bool] | None:
     """Read booleans as true or false in any case (tyro's own rule wants Python's capitals)."""
     if info.type is not bool:
@@ -100,6 +102,30 @@ def _boolean(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Pri
         instance_from_str=read,
         is_instance=lambda value: isinstance(value, bool),
         str_from_instance=lambda value: ["true" if value else "false"],
+    )
+
+
+@_RULES.primitive_rule
+def _factors(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[dict[str, float]] | None:
+    """Read a table of factors as NAME=FACTOR words; it replaces the recipe's table."""
+    if info.type_origin is not dict:
+        return None
+
+    def read(words: list[str]) -> dict[str, float]:
+        pairs = [word.rpartition("=") for word in words]
+        wrong = [word for word, (name, _, _) in zip(words, pairs, strict=True) if not name]
+        if wrong:
+            raise ValueError(f"expected NAME=FACTOR, got {wrong[0]!r}")
+        return {name: float(factor) for name, _, factor in pairs}
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME=FACTOR ...]",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [f"{name}={factor:g}" for name, factor in value.items()],
     )
 
 
@@ -139,13 +165,14 @@ def recipe_table(paper: Paper) -> str:
         figures = ("-" if value is None else f"{value:g}" for value in (p.miou, p.miou_ms, p.params, p.gmacs))
         rows.append((name, recipe.data.dataset, *figures, p.note))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head) - 1)]
-    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]).rstrip() for row in rows]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=False)] for row in rows]
+    lines = ["  ".join([*cells, row[-1]]).rstrip() for cells, row in zip(padded, rows, strict=True)]
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
 
 
 def _overview(program: str, paper: Paper, arguments: str) -> str:
     return (
-        f"usage: {program} RECIPE {arguments}[--section.field VALUE ...]\n\n"
+        f"usage: {program} RECIPE {arguments} [--section.field VALUE ...]\n\n"
         f"{paper.title}\n\n"
         f"RECIPE is one of the names below, or a recipe.json or work directory of an earlier run.\n"
         f"`{program} RECIPE --help` lists every option; --list prints this table; --debug shows tracebacks.\n"
@@ -161,7 +188,7 @@ def parse(program: str, paper: Paper, argv: Sequence[str], options: type = _NoOp
     """
     arguments = " ".join(f.name.upper() for f in fields(options) if f.name in ("checkpoint", "inputs"))
     if not argv or argv[0] in ("-h", "--help", "--list"):
-        print(recipe_table(paper) if argv and argv[0] == "--list" else _overview(program, paper, arguments + " " * bool(arguments)))
+        print(recipe_table(paper) if argv and argv[0] == "--list" else _overview(program, paper, arguments))
         if not argv:
             raise InputError(f"a recipe is needed as the first argument, for example {next(iter(paper.recipes))}")
         return None
@@ -169,18 +196,18 @@ def parse(program: str, paper: Paper, argv: Sequence[str], options: type = _NoOp
     if not default.run.work_dir:
         default = replace(default, run=replace(default.run, work_dir=f"work_dirs/{paper.name}-{name}"))
 
-    @dataclass(frozen=True, kw_only=True)
-    class Command:
-        options: Annotated[options, tyro.conf.arg(name="")]
-        recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=lambda: default)
-
+    unprefixed = tyro.conf.arg(name="")
+    parts = [
+        ("options", Annotated[options, unprefixed]),
+        ("recipe", Annotated[Recipe, unprefixed], field(default=default)),
+    ]
     words = _spell_out_flags(argv[1:], _boolean_options(default) | _boolean_options(options))
     command = tyro.cli(
-        Command,
+        make_dataclass("Command", parts, frozen=True, kw_only=True),
         prog=f"{program} {argv[0]}",
         description=f"{paper.title}. Recipe {name}.",
         args=words,
-        registry=_BOOLEAN,
+        registry=_RULES,
         config=(tyro.conf.FlagConversionOff,),
     )
     return Request(name, command.recipe, command.options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import signal
 import time
 from collections.abc import Iterator
@@ -16,7 +15,15 @@ import torch
 from torch import Tensor
 
 from segcore import distributed
-from segcore.checkpoint import latest_state, load_state, prune_states, run_versions, save_state, save_weights, state_path
+from segcore.checkpoint import (
+    latest_state,
+    load_state,
+    prune_states,
+    run_versions,
+    save_state,
+    save_weights,
+    state_path,
+)
 from segcore.data.base import Sample
 from segcore.errors import InputError
 from segcore.evaluate import evaluate
@@ -88,7 +95,7 @@ class StopSignal:
 
 
 class LossWatch:
-    """Notices a loss that is not finite without waiting for the GPU at every step: it looks when the run logs or saves."""
+    """Notices a loss that is not finite; on a GPU it looks only when the run logs or saves, not at every step."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer

@@ -34,7 +34,7 @@ class Paper:
     name_map: Callable[[Segmentor], NameMap]
     """Published tensor names of a network, for parameter rules and published checkpoints."""
     infer_model: Callable[[Model, Mapping[str, tuple[int, ...]]], Model]
-    """(options, published tensor name -> shape) -> the options that a checkpoint was made with, as far as shapes tell."""
+    """(options, published tensor name -> shape) -> the options of a checkpoint, as far as its shapes tell them."""
 
 
 def installed_papers() -> dict[str, Paper]:

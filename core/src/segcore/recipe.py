@@ -137,9 +137,9 @@ class Optim:
     """AdamW epsilon."""
     momentum: float = 0.9
     """SGD momentum."""
-    lr_mult: dict[str, float] = field(default_factory=lambda: {})
+    lr_mult: dict[str, float] = field(default_factory=dict[str, float])
     """Substring of a published name -> factor on lr. The longest matching key (of both tables) decides alone."""
-    decay_mult: dict[str, float] = field(default_factory=lambda: {})
+    decay_mult: dict[str, float] = field(default_factory=dict[str, float])
     """Substring of a published name -> factor on the weight decay."""
     accumulate: int = 1
     """Split every batch into this many forward/backward passes."""
@@ -246,7 +246,7 @@ class Run:
     resume_from: Annotated[str, tyro.conf.arg(aliases=["--resume-from"])] = ""
     """Go on from this training state (a file state-*.pt)."""
     load_from: Annotated[str, tyro.conf.arg(aliases=["--load-from"])] = ""
-    """Start from the weights of this checkpoint (ours or published); another class number re-initializes the classifier."""
+    """Start from the weights of this checkpoint (ours or published); other classes re-initialize the classifier."""
     seed: Annotated[int, tyro.conf.arg(aliases=["--seed"])] = 0
     """Seed of weights, data order and augmentation."""
     deterministic: Annotated[bool, tyro.conf.arg(aliases=["--deterministic"])] = False

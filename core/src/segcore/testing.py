@@ -42,9 +42,7 @@ def _check(options: TestOptions) -> None:
         raise InputError("--format-only needs --out DIR for the files to submit")
 
 
-def _writer(
-    options: TestOptions, dataset: SegmentationDataset
-) -> Callable[[int, Sample, Tensor], None] | None:
+def _writer(options: TestOptions, dataset: SegmentationDataset) -> Callable[[int, Sample, Tensor], None] | None:
     """Return the hook that writes each prediction as the options ask, or None where they ask for none."""
     if not options.out and not options.show_dir:
         return None

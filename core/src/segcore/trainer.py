@@ -145,7 +145,7 @@ class Trainer:
             changed = [key for key in ours[part] if theirs[part].get(key) != ours[part][key]]
             if changed:
                 options = ", ".join(f"--{part}.{key}".replace("_", "-") for key in changed)
-                raise InputError(f"{source} was made with other values of {options}; resume with those it was made with")
+                raise InputError(f"{source} was made with other values of {options}; resume with the same")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
