@@ -1,0 +1,132 @@
+"""Decoding of images and label maps (specs/core 1.2), with one sentence for every file that cannot be used."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from segcore.errors import InputError
+
+FaultKind = Literal[
+    "unreadable image", "unreadable label", "missing label", "size mismatch", "values outside the classes"
+]
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError)  # what Pillow raises for broken files
+
+
+class DataFault(InputError):
+    """A file of the user's data set cannot be used; `kind` is what `segcore data check` counts."""
+
+    def __init__(self, kind: FaultKind, message: str) -> None:
+        super().__init__(message)
+        self.kind: FaultKind = kind
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """Tell whether the end mark of a JPEG or PNG is absent; OpenCV would fill the lost part with gray, silently."""
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data[-64:] and b"IEND" not in data
+    if not data.startswith(b"\xff\xd8"):
+        return False
+    position = 2
+    # Walk the header segments up to the scan: an embedded thumbnail has an end mark of its own.
+    while data[position : position + 1] == b"\xff" and data[position : position + 2] != b"\xff\xda":
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return data.rfind(b"\xff\xd9", position) < 0
+
+
+def _is_truncated(data: bytes) -> bool:
+    """Tell whether pixels are lost: no end mark, and Pillow, which is strict, cannot decode the file either."""
+    if not _is_cut_off(data):
+        return False
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except _UNREADABLE:
+        return True
+    return False
+
+
+def read_image(path: Path, *, use_orientation: bool = True) -> np.ndarray:
+    """Decode an image with OpenCV as color; gray images become three equal channels.
+
+    Args:
+        use_orientation: turn the image as its EXIF orientation says.
+
+    Shapes:
+        -> (H, W, 3) uint8 BGR
+
+    Raises:
+        DataFault: if the file is missing, is no image or is truncated.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataFault("unreadable image", f"cannot read the image {path}: {error.strerror}") from error
+    flags = cv2.IMREAD_COLOR if use_orientation else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:  # larger than OpenCV's limit on pixels
+        image = None
+    if image is None:
+        raise DataFault("unreadable image", f"{path} is not an image that OpenCV can decode; replace or remove it")
+    if _is_truncated(data):
+        raise DataFault(
+            "unreadable image", f"the image {path} is truncated ({len(data)} bytes); copy it again or remove it"
+        )
+    return image
+
+
+def read_label(path: Path) -> np.ndarray:
+    """Decode a label map with Pillow, unchanged: a palette PNG gives its indices, a gray one its values.
+
+    Shapes:
+        -> (H, W) uint8, raw file values
+
+    Raises:
+        DataFault: if the file is missing, unreadable, truncated, has color channels or values above 255.
+    """
+    try:
+        with Image.open(path) as image:
+            raw = np.squeeze(np.asarray(image))
+            mode = image.mode
+    except FileNotFoundError as error:
+        raise DataFault(
+            "missing label", f"expected the label {path}, which does not exist; add it or remove its image"
+        ) from error
+    except _UNREADABLE as error:
+        raise DataFault(
+            "unreadable label", f"cannot decode the label {path} ({error}); replace it or remove its image"
+        ) from error
+    if raw.ndim != 2:
+        expected = "expected one channel (8-bit gray or palette indices)"
+        raise DataFault("unreadable label", f"{path}: {expected}, got mode {mode}; convert the colors to class indices")
+    if raw.dtype != np.uint8:
+        if raw.max(initial=0) > 255 or raw.min(initial=0) < 0:
+            kind: FaultKind = "values outside the classes"
+            raise DataFault(kind, f"the label {path} holds the value {raw.max()}, expected 8-bit values")
+        raw = raw.astype(np.uint8)
+    return raw
+
+
+def read_pair(image_path: Path, label: np.ndarray | None, label_path: Path | None) -> np.ndarray:
+    """Decode the image that belongs to a label.
+
+    Image decoding honors the EXIF orientation, label decoding does not; where the sizes then differ, the image is
+    decoded again as it is stored.
+
+    Raises:
+        DataFault: as `read_image`, and if image and label differ in size.
+    """
+    image = read_image(image_path)
+    if label is None or image.shape[:2] == label.shape:
+        return image
+    stored = read_image(image_path, use_orientation=False)
+    if stored.shape[:2] == label.shape:
+        return stored
+    sizes = f"{label.shape[1]}x{label.shape[0]}, its image {image_path} is {image.shape[1]}x{image.shape[0]}"
+    raise DataFault("size mismatch", f"the label {label_path} is {sizes} (width x height); they must be equal")
