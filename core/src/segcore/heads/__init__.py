@@ -1,0 +1,1 @@
+"""Heads that are not one paper's idea."""

@@ -1,0 +1,64 @@
+"""Fully convolutional head: the auxiliary head of ECFD and MemoryNet, specs/core section 5.5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+
+class FCNHead(nn.Module):
+    """3x3 convolutions with batch norm and ReLU, channel dropout, 1x1 classifier on one feature level.
+
+    Tensor names are `convs.<i>.{conv,bn}.*` and `classifier.*` (published: `conv_seg.*`; family S numbers the modules
+    of one Sequential instead).
+
+    Args:
+        in_channels: channels of the level.
+        channels: width of the convolutions.
+        num_classes: K.
+        index: level of the feature list to use.
+        dropout: probability that a channel is dropped before the classifier.
+        upsample: nearest upsampling factor after each convolution (MemoryNet's ViT: 4); 1 does none.
+
+    Shapes:
+        list of feature maps, level `index` (B, C, h, w) -> logits (B, K, h * u, w * u), u = upsample ** num_convs
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_classes: int,
+        *,
+        index: int,
+        num_convs: int = 1,
+        dropout: float = 0.1,
+        upsample: int = 1,
+    ) -> None:
+        super().__init__()
+        if num_convs < 1:
+            raise ValueError(f"num_convs must be at least 1, got {num_convs}")
+        self.index = index
+        self.upsample = upsample
+        widths = [in_channels] + [channels] * num_convs
+        self.convs = nn.ModuleList(
+            ConvModule(widths[i], widths[i + 1], 3, padding=1, norm_cfg={"type": "BN"}) for i in range(num_convs)
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return the logits of level `index`, see the class."""
+        x = features[self.index]
+        for i, conv in enumerate(self.convs):
+            x = conv(x if i == 0 else self._enlarge(x))
+        # Nearest upsampling commutes with the dropout of whole channels and the 1x1 classifier: K channels are cheaper.
+        return self._enlarge(self.classifier(self.dropout(x)))
+
+    def _enlarge(self, x: Tensor) -> Tensor:
+        return x if self.upsample == 1 else F.interpolate(x, scale_factor=self.upsample, mode="nearest")

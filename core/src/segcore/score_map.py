@@ -1,0 +1,156 @@
+"""Class scores that stay at the head's resolution and are enlarged a few rows at a time.
+
+A head at stride 8 gives 1/64 of the values that the published inference enlarges, averages and normalizes at full size,
+several times per view. Every value here is computed as specs/core section 3 says, but only for the rows at hand: a
+full-size map of a view never exists, and what is at hand stays in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RowTable:
+    """Where the rows of a bilinear resize (align_corners False) come from.
+
+    Attributes:
+        lower, upper: (out,) int64, CPU: the two source rows.
+        weight: (out,) float32, CPU: share of the upper row.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    weight: Tensor
+
+    @classmethod
+    def create(cls, size: int, new_size: int) -> RowTable:
+        """Return the table for `size` -> `new_size` rows, rounded in float32 as F.interpolate does."""
+        step = torch.tensor(size, dtype=torch.float32) / new_size
+        place = (step * (torch.arange(new_size, dtype=torch.float32) + 0.5) - 0.5).clamp_(min=0)
+        lower = place.long().clamp_(max=size - 1)
+        return cls(lower, (lower + 1).clamp_(max=size - 1), (place - lower).clamp_(max=1))
+
+    def source(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the range of source rows that the new rows [start, stop) need."""
+        return int(self.lower[start]), int(self.upper[stop - 1]) + 1
+
+    def apply(self, rows: Tensor, first: int, start: int, stop: int) -> Tensor:
+        """Return the new rows [start, stop), given the source rows from `first` on.
+
+        Shapes:
+            rows (..., n, W) -> (..., stop - start, W)
+        """
+        lower = (self.lower[start:stop] - first).to(rows.device, non_blocking=True)
+        upper = (self.upper[start:stop] - first).to(rows.device, non_blocking=True)
+        weight = self.weight[start:stop, None].to(rows.device, non_blocking=True)
+        return rows.index_select(-2, lower).lerp_(rows.index_select(-2, upper), weight)
+
+
+def resize_columns(rows: Tensor, width: int) -> Tensor:
+    """Resize bilinearly along the last axis only: (B, K, n, w) -> (B, K, n, width)."""
+    if rows.shape[-1] == width:
+        return rows
+    lines = rows.flatten(0, 1)  # (B*K, n, w)
+    return F.interpolate(lines, size=width, mode="linear", align_corners=False).unflatten(0, rows.shape[:2])
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """Scores of one network input, from one window that is all of it or from a grid of overlapping windows.
+
+    Each window's scores are resized to `padded`, cut to `window` (top left), added where the window lies, and divided
+    by the number of windows over the pixel; the map is then cut to `valid`.
+
+    Attributes:
+        scores: per window, row by row of the grid: (B, K, h', w') at the head's resolution.
+        tops, lefts: rows and columns where the windows of the grid start.
+        window: height and width of every window.
+        padded: size the windows had in the network; at least `window`.
+        size: height and width of the whole map.
+        valid: top-left part of it that is not padding.
+        is_softmax: enlarged windows become probabilities before they are averaged.
+    """
+
+    scores: Sequence[Tensor]
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+    window: tuple[int, int]
+    padded: tuple[int, int]
+    size: tuple[int, int]
+    valid: tuple[int, int]
+    is_softmax: bool = False
+
+    @property
+    def num_values(self) -> int:
+        """Number of values held."""
+        return sum(scores.numel() for scores in self.scores)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether one window is the whole map."""
+        return len(self.scores) == 1
+
+    @cached_property
+    def _window_rows(self) -> RowTable:
+        return RowTable.create(self.scores[0].shape[-2], self.padded[0])
+
+    def _window_part(self, scores: Tensor, start: int, stop: int) -> Tensor:
+        """Return the rows [start, stop) of an enlarged window, (B, K, n, window width)."""
+        if scores.shape[-2] == self.padded[0]:
+            rows = scores[..., start:stop, :]
+        else:
+            first, last = self._window_rows.source(start, stop)
+            rows = self._window_rows.apply(scores[..., first:last, :], first, start, stop)
+        rows = resize_columns(rows, self.padded[1])[..., : self.window[1]]
+        return rows.softmax(dim=1) if self.is_softmax else rows
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Return the rows [start, stop) of the map, (B, K, n, W); W is the valid width."""
+        if self.is_single:
+            return self._window_part(self.scores[0], start, stop)[..., : self.valid[1]]
+        shape = (*self.scores[0].shape[:2], stop - start, self.size[1])
+        total = self.scores[0].new_zeros(shape)
+        height, width = self.window
+        for i, top in enumerate(self.tops):
+            low, high = max(start, top), min(stop, top + height)
+            if low >= high:
+                continue
+            for j, left in enumerate(self.lefts):
+                part = self._window_part(self.scores[i * len(self.lefts) + j], low - top, high - top)
+                total[..., low - start : high - start, left : left + width] += part
+        counts = _coverage(self.tops, height, start, stop)[:, None] * _coverage(self.lefts, width, 0, self.size[1])
+        return total.div_(counts.to(total.device, non_blocking=True))[..., : self.valid[1]]
+
+    def full(self) -> Tensor:
+        """Return the valid part of the map, (B, K, H, W)."""
+        return self.rows(0, self.valid[0])
+
+    def resized(self, table: RowTable, width: int, start: int, stop: int) -> Tensor:
+        """Return the rows [start, stop) of the valid map resized to the height of `table` and to `width`.
+
+        Shapes:
+            (B, K, stop - start, width)
+        """
+        if len(table.lower) == self.valid[0]:
+            return resize_columns(self.rows(start, stop), width)
+        first, last = table.source(start, stop)
+        if self.is_single and not self.is_softmax and self.scores[0].shape[-2] != self.padded[0]:
+            # Rows and columns commute while all is linear: both vertical steps run on the head's few columns.
+            rows = self._window_rows.apply(self.scores[0], 0, first, last)
+            rows = resize_columns(table.apply(rows, first, start, stop), self.padded[1])
+            return resize_columns(rows[..., : self.valid[1]], width)
+        return resize_columns(table.apply(self.rows(first, last), first, start, stop), width)
+
+
+def _coverage(starts: Sequence[int], length: int, begin: int, end: int) -> Tensor:
+    """Return how many of the intervals [s, s + length) hold each of the places [begin, end)."""
+    places = torch.arange(begin, end)
+    first = torch.tensor(starts)[:, None]
+    return ((places >= first) & (places < first + length)).sum(dim=0).float()
