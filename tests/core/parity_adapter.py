@@ -17,6 +17,7 @@ _MODULES = {
     "visual": parity_evaluation,
     "schedule": parity_training,
     "param_groups": parity_training,
+    "param_groups_full": parity_training,
     "checkpoint": parity_training,
 }
 

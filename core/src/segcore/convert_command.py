@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("target", type=Path, metavar="OUT", help="file to write: .safetensors, or .pth for the reverse")
     parser.add_argument("--paper", default="", help="paper that the checkpoint is of, e.g. cgrseg")
     parser.add_argument("--recipe", default="", help="recipe it was trained with, e.g. t-ade20k")
-    parser.add_argument("--dataset", default="", help="its data set, where that is not the recipe's")
+    classes = "classes of a checkpoint that names none: a file (names, or JSON), or a data set; default: the recipe's"
+    parser.add_argument("--classes", default="", metavar="FILE|DATASET", help=classes)
     unsafe = "unpickle without restriction: RUNS CODE of the file; only for files you trust"
     parser.add_argument("--unsafe", action="store_true", help=unsafe)
     return parser.parse_args(argv)
@@ -42,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     if options.target.suffix == ".safetensors":
         if not options.paper or not options.recipe:
             raise InputError("converting a published checkpoint needs --paper NAME and --recipe NAME")
-        to_ours(options.source, options.target, options.paper, options.recipe, options.dataset, unsafe=options.unsafe)
+        to_ours(options.source, options.target, options.paper, options.recipe, options.classes, unsafe=options.unsafe)
     elif options.target.suffix == ".pth":
         to_published(options.source, options.target)
     else:
@@ -51,24 +53,24 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def to_ours(source: Path, target: Path, paper_name: str, recipe_name: str, dataset: str, *, unsafe: bool) -> None:
+def to_ours(source: Path, target: Path, paper_name: str, recipe_name: str, classes: str, *, unsafe: bool) -> None:
     """Convert a published checkpoint into a weights file of ours, with the recipe and classes in its header."""
     from segcore.build import load_for_recipe  # torch loads only here, so --help is instant
     from segcore.checkpoint import CheckpointMeta, read_checkpoint, run_versions, save_weights
 
     paper = load_paper(paper_name)
-    recipe = _find_recipe(paper, recipe_name, dataset)
+    recipe = _find_recipe(paper, recipe_name)
     loaded = read_checkpoint(source, unsafe=unsafe)
     if loaded.meta is not None:
         raise InputError(f"{source} is one of ours already; expected a published .pth")
-    classes = _classes(recipe, loaded)
-    model, options = load_for_recipe(paper, recipe, len(classes.names), loaded)
+    table = _classes(classes, recipe, loaded)
+    model, options = load_for_recipe(paper, recipe, len(table.names), loaded)
     meta = CheckpointMeta(
         paper=paper.name,
         recipe_name=recipe_name,
         recipe=to_plain(replace(recipe, model=options)),
-        classes=list(classes.names),
-        palette=classes.palette.tolist(),
+        classes=list(table.names),
+        palette=table.palette.tolist(),
         iteration=int(loaded.published_meta.get("iter", 0)),
         scores={},
         versions=run_versions(),
@@ -90,21 +92,37 @@ def to_published(source: Path, target: Path) -> None:
         torch.save({"meta": described, "state_dict": tensors}, file)
 
 
-def _find_recipe(paper: Paper, name: str, dataset: str) -> Recipe:
+def _find_recipe(paper: Paper, name: str) -> Recipe:
     if name not in paper.recipes:
         raise InputError(f"{paper.name} has no recipe {name!r}; `{paper.name}-train --list` prints them")
-    recipe = paper.recipes[name]
-    return replace(recipe, data=replace(recipe.data, dataset=dataset)) if dataset else recipe
+    return paper.recipes[name]
 
 
-def _classes(recipe: Recipe, loaded: LoadedCheckpoint) -> ClassTable:
-    """Return the file's own classes where it names them with colors, else those of the recipe's data set."""
+def _classes(asked: str, recipe: Recipe, loaded: LoadedCheckpoint) -> ClassTable:
+    """Return the classes that were asked for, else those that the file names, else those of the recipe's data set."""
     import numpy as np
 
+    from segcore.data import create_dataset
     from segcore.data.base import ClassTable, load_classes
+    from segcore.data.folder import make_palette, read_classes
 
+    if asked and Path(asked).is_file():
+        return read_classes(Path(asked))
     names = loaded.published_meta.get("CLASSES")
-    palette = np.asarray(loaded.published_meta.get("PALETTE", ()))
-    if names and palette.shape == (len(names), 3):
-        return ClassTable(tuple(str(name) for name in names), palette.astype(np.uint8))
-    return load_classes(recipe.data.dataset)
+    if names and not asked:
+        palette = np.asarray(loaded.published_meta.get("PALETTE", ()))
+        is_complete = palette.shape == (len(names), 3)
+        return ClassTable(tuple(map(str, names)), palette.astype(np.uint8) if is_complete else make_palette(len(names)))
+    dataset = asked or recipe.data.dataset
+    if dataset == "toy":
+        return create_dataset(recipe.data, "", recipe.data.test_split).classes
+    known = published_datasets()
+    if dataset not in known:
+        raise InputError(f"--classes must be a file or one of {', '.join(known)}, got {dataset!r}")
+    return load_classes(dataset)
+
+
+def published_datasets() -> list[str]:
+    """Return the names of the data sets whose classes come with segcore."""
+    found = files("segcore.data").joinpath("classes").iterdir()
+    return sorted(Path(file.name).stem for file in found if file.name.endswith(".json"))
