@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from segcore.data.labels import load_metadata
-from segcore.data.read import DataFault, read_label, read_pair
+from segcore.data.read import DataFileError, read_label, read_pair
 from segcore.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -222,7 +222,7 @@ class FileDataset(SegmentationDataset):
             is_outside = (label >= num_classes) & (label != 255)
             values = ", ".join(str(value) for value in np.unique(raw[is_outside])[:5])
             message = f"the label {path} holds the value {values}, outside the {num_classes} classes of {self.name}"
-            raise DataFault("values outside the classes", f"{message}; correct the file or the list of classes")
+            raise DataFileError("values outside the classes", f"{message}; correct the file or the list of classes")
         return label
 
     def _require_labels(self) -> None:
@@ -236,7 +236,7 @@ class FileDataset(SegmentationDataset):
                 listings[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
             if item.label.name not in listings[folder]:
                 message = f"the image {item.image} has no label: expected {item.label}; add it or remove the image"
-                raise DataFault("missing label", message)
+                raise DataFileError("missing label", message)
 
 
 def select_items(items: list[Item], list_file: Path) -> list[Item]:

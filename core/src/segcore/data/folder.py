@@ -17,7 +17,7 @@ from segcore.data.base import (
     first_folder,
 )
 from segcore.data.labels import IGNORE
-from segcore.data.read import DataFault
+from segcore.data.read import DataFileError
 from segcore.errors import InputError
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
@@ -159,7 +159,7 @@ def _pair(images: Path, masks: Path | None) -> list[Item]:
     if not found:
         lossy = find_files(masks, [".jpg", ".jpeg"])
         reason = "JPEG masks, whose values are not exact" if lossy else "none"
-        raise DataFault(
+        raise DataFileError(
             "missing label", f"expected masks ({', '.join(MASK_SUFFIXES)}) in {masks}, found {reason}; save them as PNG"
         )
     return [Item(stem, images / path, masks / found.get(stem, f"{stem}.png")) for stem, path in stems.items()]

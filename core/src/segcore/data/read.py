@@ -18,7 +18,7 @@ FaultKind = Literal[
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError)  # what Pillow raises for broken files
 
 
-class DataFault(InputError):
+class DataFileError(InputError):
     """A file of the user's data set cannot be used; `kind` is what `segcore data check` counts."""
 
     def __init__(self, kind: FaultKind, message: str) -> None:
@@ -61,21 +61,21 @@ def read_image(path: Path, *, use_orientation: bool = True) -> np.ndarray:
         -> (H, W, 3) uint8 BGR
 
     Raises:
-        DataFault: if the file is missing, is no image or is truncated.
+        DataFileError: if the file is missing, is no image or is truncated.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataFault("unreadable image", f"cannot read the image {path}: {error.strerror}") from error
+        raise DataFileError("unreadable image", f"cannot read the image {path}: {error.strerror}") from error
     flags = cv2.IMREAD_COLOR if use_orientation else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error:  # larger than OpenCV's limit on pixels
         image = None
     if image is None:
-        raise DataFault("unreadable image", f"{path} is not an image that OpenCV can decode; replace or remove it")
+        raise DataFileError("unreadable image", f"{path} is not an image that OpenCV can decode; replace or remove it")
     if _is_truncated(data):
-        raise DataFault(
+        raise DataFileError(
             "unreadable image", f"the image {path} is truncated ({len(data)} bytes); copy it again or remove it"
         )
     return image
@@ -88,27 +88,27 @@ def read_label(path: Path) -> np.ndarray:
         -> (H, W) uint8, raw file values
 
     Raises:
-        DataFault: if the file is missing, unreadable, truncated, has color channels or values above 255.
+        DataFileError: if the file is missing, unreadable, truncated, has color channels or values above 255.
     """
     try:
         with Image.open(path) as image:
             raw = np.squeeze(np.asarray(image))
             mode = image.mode
     except FileNotFoundError as error:
-        raise DataFault(
+        raise DataFileError(
             "missing label", f"expected the label {path}, which does not exist; add it or remove its image"
         ) from error
     except _UNREADABLE as error:
-        raise DataFault(
+        raise DataFileError(
             "unreadable label", f"cannot decode the label {path} ({error}); replace it or remove its image"
         ) from error
     if raw.ndim != 2:
-        expected = "expected one channel (8-bit gray or palette indices)"
-        raise DataFault("unreadable label", f"{path}: {expected}, got mode {mode}; convert the colors to class indices")
+        expected = f"expected one channel (8-bit gray or palette indices), got mode {mode}"
+        raise DataFileError("unreadable label", f"the label {path}: {expected}; convert its colors to class numbers")
     if raw.dtype != np.uint8:
         if raw.max(initial=0) > 255 or raw.min(initial=0) < 0:
             kind: FaultKind = "values outside the classes"
-            raise DataFault(kind, f"the label {path} holds the value {raw.max()}, expected 8-bit values")
+            raise DataFileError(kind, f"the label {path} holds the value {raw.max()}, expected 8-bit values")
         raw = raw.astype(np.uint8)
     return raw
 
@@ -120,7 +120,7 @@ def read_pair(image_path: Path, label: np.ndarray | None, label_path: Path | Non
     decoded again as it is stored.
 
     Raises:
-        DataFault: as `read_image`, and if image and label differ in size.
+        DataFileError: as `read_image`, and if image and label differ in size.
     """
     image = read_image(image_path)
     if label is None or image.shape[:2] == label.shape:
@@ -129,4 +129,4 @@ def read_pair(image_path: Path, label: np.ndarray | None, label_path: Path | Non
     if stored.shape[:2] == label.shape:
         return stored
     sizes = f"{label.shape[1]}x{label.shape[0]}, its image {image_path} is {image.shape[1]}x{image.shape[0]}"
-    raise DataFault("size mismatch", f"the label {label_path} is {sizes} (width x height); they must be equal")
+    raise DataFileError("size mismatch", f"the label {label_path} is {sizes} (width x height); they must be equal")
