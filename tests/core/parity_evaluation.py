@@ -126,14 +126,11 @@ def _tensor_s(data: Mapping[str, Any]) -> Iterator[Row]:
     inputs, expected = data["inputs"], data["expected"]
     model, image = _toy_model(inputs["model"]), torch.from_numpy(make(inputs["image"]))
     forward, tta = inputs["forward"], inputs["tta"]
-    windows = (
-        {} if forward["mode"] == "whole" else {"crop": tuple(forward["cropsize"]), "stride": tuple(forward["stride"])}
-    )
     pairs = tuple(tuple(pair) for pair in inputs["flip_pairs"] or ())
-    protocol = Evaluate(
-        family="S", mode=forward["mode"], probabilities=tta["use_probs_before_resize"], flip=tta["flip"],
-        flip_pairs=pairs, **windows,
-    )  # fmt: skip
+    options = {"mode": forward["mode"], "probabilities": tta["use_probs_before_resize"], "flip": tta["flip"]}
+    if forward["mode"] == "slide":
+        options |= {"crop": tuple(forward["cropsize"]), "stride": tuple(forward["stride"])}
+    protocol = Evaluate(family="S", flip_pairs=pairs, **options)
     published, maps = iter(expected["entries"]), []
     order = list(range(inputs["num_classes"]))
     for one, other in pairs:

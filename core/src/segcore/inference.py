@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from segcore.recipe import Evaluate
 from segcore.score_map import RowTable, ScoreMap
-from segcore.transforms import MEAN, STD, rescaled_size, resize_image
+from segcore.transforms import MEAN, STD, multiple_size, rescaled_size, resize_image
+from segcore.transforms import scaled as scaled_bounds
 
 BAND_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 """Scores enlarged at a time, per device type: what stays in a core's cache, or what keeps a GPU busy."""
@@ -50,17 +51,12 @@ def views(image: np.ndarray, protocol: Evaluate) -> list[View]:
 
 
 def _resized(image: np.ndarray, protocol: Evaluate, ratio: float) -> Tensor:
-    scale = (int(protocol.scale[0] * ratio), int(protocol.scale[1] * ratio))
-    height, width = rescaled_size(image.shape[0], image.shape[1], scale, keep_ratio=protocol.keep_ratio)
-    pixels = resize_image(image, (height, width))
+    bounds = scaled_bounds(protocol.scale, ratio)
+    size = rescaled_size(image.shape[0], image.shape[1], bounds, keep_ratio=protocol.keep_ratio, family=protocol.family)
+    pixels = resize_image(image, size)
     if protocol.resize_divisor:
-        size = (_ceil_to(height, protocol.resize_divisor), _ceil_to(width, protocol.resize_divisor))
-        pixels = resize_image(pixels, size)
-    return torch.from_numpy(np.ascontiguousarray(pixels))  # pyright: ignore[reportUnknownMemberType]
-
-
-def _ceil_to(length: int, divisor: int) -> int:
-    return -(-length // divisor) * divisor
+        pixels = resize_image(pixels, multiple_size(size, protocol.resize_divisor))
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # pyright: ignore[reportUnknownMemberType]
 
 
 def network_input(view: View, protocol: Evaluate, device: torch.device) -> tuple[Tensor, tuple[int, int]]:
@@ -79,12 +75,12 @@ def network_input(view: View, protocol: Evaluate, device: torch.device) -> tuple
         image = torch.cat([image, image.flip(-1)])
     height, width = image.shape[-2:]
     if protocol.pad_divisor:
-        image = _pad(image, (_ceil_to(height, protocol.pad_divisor), _ceil_to(width, protocol.pad_divisor)))
+        image = _pad(image, multiple_size((height, width), protocol.pad_divisor))
     return image, (height, width)
 
 
 def scaled(image: Tensor, factor: float) -> Tensor:
-    """Interpolate an image (B, 3, H, W) by a factor, not to a size: the sampling grid is (i + 0.5) / factor (family S)."""
+    """Interpolate an image (B, 3, H, W) as family S does: by a factor, with the sampling grid (i + 0.5) / factor."""
     if factor == 1:
         return image
     return F.interpolate(image, scale_factor=factor, mode="bilinear", align_corners=False)
@@ -124,7 +120,7 @@ def score_map(model: nn.Module, image: Tensor, protocol: Evaluate, valid: tuple[
     for i in range(0, len(corners), batch):
         crops = [image[..., y : y + window[0], x : x + window[1]] for y, x in corners[i : i + batch]]
         logits: Tensor = model(_pad(torch.cat(crops) if len(crops) > 1 else crops[0], padded)).float()
-        scores.extend(logits.split(len(image)))
+        scores.extend(logits.unflatten(0, (-1, len(image))))
     size, is_softmax = (height, width), protocol.family == "S" and protocol.probabilities
     if protocol.family == "S" and protocol.mode == "whole" and padded == size:
         # Family S interpolates once, from the head to the original image: the map is the head's output itself.

@@ -1,0 +1,198 @@
+"""Writing of predictions: label maps, overlays, videos, and the encodings of the test servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from segcore.data.base import IMAGE_SUFFIXES, find_files
+from segcore.data.labels import cityscapes_label_ids
+from segcore.errors import InputError
+from segcore.predictor import Predictor, to_pixels
+from segcore.visualize import overlay
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+
+
+class _Job(NamedTuple):
+    """An image to predict, and the name of what is written for it (a relative path without suffix)."""
+
+    source: Path
+    name: str
+
+
+def run(
+    predictor: Predictor, inputs: Sequence[str], out_dir: Path, *, opacity: float = 0.5, show_dir: str = ""
+) -> list[Path]:
+    """Predict images, folders of images and videos, and say what was written.
+
+    An image gives the label map OUT/NAME.png (palette PNG of class numbers) and an overlay, SHOW/NAME.jpg or, without
+    `show_dir`, OUT/NAME_overlay.jpg. A video gives the overlay video OUT/NAME_overlay.mp4.
+
+    Args:
+        inputs: image files, folders (searched recursively; NAME is then the path inside) and video files.
+        opacity: of the overlays, 0 to 1.
+
+    Returns:
+        The files written, in order.
+
+    Raises:
+        InputError: for an input that does not exist or cannot be read, an empty folder, or outputs that collide.
+    """
+    if not 0 <= opacity <= 1:
+        raise InputError(f"--opacity must be between 0 and 1, got {opacity}")
+    jobs, videos = _sort_inputs(inputs)
+    _check_targets(jobs, out_dir)
+    written: list[Path] = []
+    for job in track(jobs, "predicting", transient=True, disable=len(jobs) < 2):
+        image = to_pixels(job.source)
+        label = predictor(image).label
+        written.append(save_label(out_dir / f"{job.name}.png", label, predictor.classes.palette))
+        picture = Path(show_dir, f"{job.name}.jpg") if show_dir else out_dir / f"{job.name}_overlay.jpg"
+        written.append(save_overlay(picture, image, label, predictor.classes.palette, opacity))
+    for video in videos:
+        written.append(predict_video(predictor, video, out_dir / f"{video.stem}_overlay.mp4", opacity))
+    parts = [f"{len(jobs)} label maps and overlays"] if jobs else []
+    parts += [f"{len(videos)} overlay videos"] if videos else []
+    Console().print(f"wrote {' and '.join(parts)} to {out_dir}", soft_wrap=True, highlight=False)
+    return written
+
+
+def _sort_inputs(inputs: Sequence[str]) -> tuple[list[_Job], list[Path]]:
+    """Return the images and the videos among the inputs, folders expanded."""
+    jobs: list[_Job] = []
+    videos: list[Path] = []
+    if not inputs:
+        raise InputError("nothing to predict: give image files, folders of images or a video file")
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            names = find_files(path, IMAGE_SUFFIXES)
+            if not names:
+                raise InputError(f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+            jobs += [_Job(path / name, str(Path(name).with_suffix(""))) for name in names]
+        elif not path.exists():
+            raise InputError(f"the input {path} does not exist; give image files, folders of images or a video file")
+        elif path.suffix.lower() in VIDEO_SUFFIXES:
+            videos.append(path)
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            jobs.append(_Job(path, path.stem))
+        else:
+            known = ", ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+            raise InputError(f"{path} is neither an image nor a video by its suffix (known: {known})")
+    return jobs, videos
+
+
+def _check_targets(jobs: Sequence[_Job], out_dir: Path) -> None:
+    """Refuse two images with one output, and an output that would replace an input."""
+    sources = {job.source.resolve(): job for job in jobs}
+    by_name: dict[str, Path] = {}
+    for job in jobs:
+        other = by_name.setdefault(job.name, job.source)
+        if other != job.source:
+            raise InputError(
+                f"{other} and {job.source} would both be written to {out_dir / job.name}.png; predict them into two "
+                "folders (--out)"
+            )
+        if (out_dir / f"{job.name}.png").resolve() in sources:
+            raise InputError(f"the label map of {job.source} would replace an input; give another folder with --out")
+
+
+def save_label(path: Path, label: np.ndarray, palette: np.ndarray | None) -> Path:
+    """Write a label map as PNG: 8 bit, with colors where a palette is given; 16 bit gray above 255 classes.
+
+    Shapes:
+        label (H, W) integers, palette (K, 3) uint8 RGB
+    """
+    if label.dtype.itemsize > 1 and label.max(initial=0) > 255:
+        picture = Image.fromarray(label.astype(np.uint16))
+    else:
+        picture = Image.fromarray(label.astype(np.uint8))
+        if palette is not None:
+            picture.putpalette(np.asarray(palette, np.uint8)[:256].tobytes())
+    with _writing(path):
+        picture.save(path)
+    return path
+
+
+def save_overlay(path: Path, image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float) -> Path:
+    """Write the class colors blended over an image, in the format of the suffix.
+
+    Shapes:
+        image (H, W, 3) uint8 BGR, label (H, W), palette (K, 3) uint8 RGB
+    """
+    _, data = cv2.imencode(path.suffix, overlay(image, label, palette, opacity))
+    with _writing(path):
+        path.write_bytes(data.tobytes())
+    return path
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Make the folder of a file about to be written, and say which file it was if that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; free space or give another folder"
+        ) from error
+
+
+def predict_video(predictor: Predictor, source: Path, target: Path, opacity: float) -> Path:
+    """Write a video (mp4) with the class colors blended over every frame, one frame in memory at a time.
+
+    Raises:
+        InputError: if the video cannot be decoded or written.
+    """
+    capture = cv2.VideoCapture(str(source))
+    try:
+        is_open, frame = capture.read()
+        if not is_open:
+            raise InputError(f"{source} is not a video that OpenCV can decode; convert it to mp4 or give its frames")
+        height, width = frame.shape[:2]
+        with _writing(target):
+            rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
+            writer = cv2.VideoWriter(str(target), codec, rate, (width, height))
+        if not writer.isOpened():
+            raise InputError(f"cannot write the video {target}: this OpenCV has no mp4 encoder; predict its frames")
+        try:
+            total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            for _ in track(range(max(total, 1)), source.name, transient=True):
+                label = predictor(frame).label
+                writer.write(overlay(frame, label, predictor.classes.palette, opacity))
+                is_open, frame = capture.read()
+                if not is_open:
+                    break
+        finally:
+            writer.release()
+    finally:
+        capture.release()
+    return target
+
+
+def encode_submission(dataset_name: str, label: np.ndarray) -> np.ndarray:
+    """Return class numbers in the encoding of a data set's test server (specs/core 8).
+
+    Shapes:
+        (H, W) train ids -> (H, W) uint8: ade20k id + 1; cityscapes the dataset's own label ids
+
+    Raises:
+        InputError: for a data set without a known encoding.
+    """
+    encoders = {"ade20k": lambda ids: (ids + 1).astype(np.uint8), "cityscapes": cityscapes_label_ids}
+    if dataset_name not in encoders:
+        raise InputError(
+            f"--format-only knows the test servers of {' and '.join(encoders)}, not of {dataset_name}; --out alone "
+            "writes label maps of class numbers"
+        )
+    return encoders[dataset_name](label)

@@ -1,0 +1,142 @@
+"""The interface for users: a trained network that turns an image into a label map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from segcore import distributed
+from segcore.build import build_from_checkpoint, load_for_recipe
+from segcore.checkpoint import LoadedCheckpoint, read_checkpoint
+from segcore.data.base import ClassTable, load_classes
+from segcore.data.read import read_image
+from segcore.errors import InputError
+from segcore.inference import predict, predict_labels, views
+from segcore.papers import Paper
+from segcore.recipe import Evaluate, Recipe
+
+ImageInput = str | Path | np.ndarray | Image.Image
+
+
+class Prediction(NamedTuple):
+    """What a network says about an image.
+
+    Shapes:
+        label (H, W) uint8 class numbers (int16 above 255 classes)
+        probabilities (K, H, W) float32 on the network's device, None where not asked for
+    """
+
+    label: np.ndarray
+    probabilities: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network with its classes and test protocol: `Predictor.from_checkpoint(path)("street.jpg").label`.
+
+    Attributes:
+        model: in evaluation mode, on `device`.
+        classes: names and colors of the class numbers.
+        protocol: scales, windows, mirroring.
+        amp: precision of the network.
+    """
+
+    model: nn.Module
+    classes: ClassTable
+    protocol: Evaluate
+    device: torch.device
+    amp: Literal["off", "bf16", "fp16"] = "off"
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        paper: Paper | None = None,
+        recipe: Recipe | None = None,
+        unsafe: bool = False,
+        device: str = "auto",
+    ) -> Predictor:
+        """Load a network from a checkpoint.
+
+        Args:
+            paper, recipe: what it is; needed for published files, taken from the file itself where it is ours.
+            unsafe: see `read_checkpoint`.
+            device: cpu, cuda, or auto (cuda if there is one).
+
+        Raises:
+            InputError: if the file cannot be read or belongs to another model.
+        """
+        target = distributed.init(device).device
+        if paper is None or recipe is None:
+            built = build_from_checkpoint(path, unsafe=unsafe)
+            model, recipe = built.model, built.recipe
+            classes = ClassTable(tuple(built.meta.classes), np.asarray(built.meta.palette, np.uint8))
+        else:
+            loaded = read_checkpoint(path, unsafe=unsafe)
+            classes = _classes_of(loaded, recipe)
+            model = load_for_recipe(paper, recipe, len(classes.names), loaded).model
+        memory_format = torch.channels_last if recipe.run.channels_last else torch.contiguous_format
+        model = model.to(target, memory_format=memory_format).eval()  # pyright: ignore[reportCallIssue]
+        return cls(model, classes, recipe.evaluate, target, recipe.run.amp)
+
+    def __call__(self, image: ImageInput, *, with_probabilities: bool = False) -> Prediction:
+        """Predict one image of any size.
+
+        Args:
+            image: a file; an array (H, W, 3) or gray (H, W), uint8 BGR as OpenCV decodes; or a PIL image, as it is.
+            with_probabilities: also return the probability of every class.
+
+        Raises:
+            InputError: if it is not an image.
+        """
+        pixels = to_pixels(image)
+        size, parts = (pixels.shape[0], pixels.shape[1]), views(pixels, self.protocol)
+        dtype = torch.float16 if self.amp == "fp16" else torch.bfloat16
+        with torch.autocast(self.device.type, dtype=dtype, enabled=self.amp != "off"):
+            if not with_probabilities:
+                return Prediction(predict_labels(self.model, parts, self.protocol, size).cpu().numpy())
+            scores = predict(self.model, parts, self.protocol, size)
+        if self.protocol.family == "S" and not self.protocol.probabilities:
+            scores = scores.softmax(dim=0)  # mean logits: the order of the classes stays
+        kind = np.uint8 if len(scores) <= 255 else np.int16
+        return Prediction(scores.argmax(dim=0).cpu().numpy().astype(kind), scores)
+
+
+def _classes_of(loaded: LoadedCheckpoint, recipe: Recipe) -> ClassTable:
+    """Return the classes a checkpoint was trained on: stated in ours, those of the recipe's data set otherwise."""
+    if loaded.meta is not None:
+        return ClassTable(tuple(loaded.meta.classes), np.asarray(loaded.meta.palette, np.uint8))
+    name = recipe.data.dataset
+    try:
+        return load_classes(name)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{loaded.path} does not say its classes, and --data.dataset {name} has no fixed ones; give the recipe of "
+            "the published data set it was trained on"
+        ) from error
+
+
+def to_pixels(image: ImageInput) -> np.ndarray:
+    """Return an image as (H, W, 3) uint8 BGR.
+
+    Raises:
+        InputError: if it cannot be read, or the array is not an 8-bit image.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))[..., ::-1]
+    if image.dtype != np.uint8:
+        raise InputError(f"expected an image array of 8-bit values (uint8, 0 to 255), got {image.dtype}; convert it")
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] not in (3, 4) or 0 in image.shape:
+        raise InputError(f"expected an image array (H, W, 3) in BGR order or (H, W), got the shape {image.shape}")
+    return image[..., :3]
