@@ -99,7 +99,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             f"cannot save {path}: {cause.strerror or cause}; {kept}; free space or choose another folder"
         ) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        if unfinished.exists():
+            unfinished.unlink()
 
 
 def _flush_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,18 @@ from segcore.errors import InputError
 STATE_FORMAT = "segcore training state"
 """Value of the entry `format` in our training states, which are no checkpoints."""
 
-_DAMAGED = (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OverflowError, AssertionError)
+# what torch's unpickler stumbles over in a file that is cut off or no pickle at all
+_DAMAGED = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    AssertionError,
+    struct.error,
+)
 _NUMERIC = "?bhilqBHILQefd"
 
 
