@@ -15,7 +15,13 @@ from segcore.errors import InputError
 FaultKind = Literal[
     "unreadable image", "unreadable label", "missing label", "size mismatch", "values outside the classes"
 ]
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError)  # what Pillow raises for broken files
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    Image.DecompressionBombError,
+)  # what Pillow raises for broken files
 
 
 class DataFileError(InputError):
