@@ -1,0 +1,70 @@
+"""Any timm model with a feature pyramid of its own, through timm's feature interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import timm.models
+from torch import Tensor
+
+from segcore.backbones.base import Backbone
+from segcore.backbones.pretrained import create_timm_model
+from segcore.errors import InputError
+
+_STRIDES = (4, 8, 16, 32)
+_WINDOWED = ("swin_transformer", "swin_transformer_v2")
+"""timm's files whose models take any multiple of their patch when told not to insist on their training size."""
+_ANY_SIZE = ("resnet", "resnetv2", "regnet", "convnext", "efficientnet", "mobilenetv3", "pvt_v2", "vgg")
+"""timm's files whose models take any size: each level rounds by itself, and no two are added."""
+
+
+class HierarchicalBackbone(Backbone):
+    """The levels at strides 4 to 32 that a timm model has.
+
+    Args:
+        name: timm model, with or without a weights tag.
+        pretrained, weights: see `create_backbone`.
+        changes: further options of timm's model.
+
+    Raises:
+        InputError: if the model takes one image size only, or has no pyramid.
+    """
+
+    def __init__(self, name: str, pretrained: bool = True, weights: str = "", **changes: Any) -> None:
+        super().__init__()
+        is_windowed = timm.models.is_model_in_modules(name, _WINDOWED)
+        if is_windowed:
+            changes = {"strict_img_size": False, **changes}
+        elif "img_size" not in changes:
+            _check_takes_any_size(name)
+        is_any_size = timm.models.is_model_in_modules(name, _ANY_SIZE)
+        # 32 for the families that nobody has looked at: HRNet, for one, adds levels and needs them to match
+        self._divisor = 4 if is_windowed else 1 if is_any_size else 32
+        self.model = create_timm_model(name, pretrained, weights, features_only=True, **changes)
+        reductions, channels = self.model.feature_info.reduction(), self.model.feature_info.channels()
+        self._levels = tuple(i for i, stride in enumerate(reductions) if stride in _STRIDES)
+        self.strides = tuple(reductions[i] for i in self._levels)
+        self.channels = tuple(channels[i] for i in self._levels)
+        if len(self.strides) < 2 or len(set(self.strides)) < len(self.strides):
+            raise InputError(
+                f"--model.backbone {name} has feature maps at strides {list(reductions)}; "
+                "expected a model with a pyramid, or a plain vision transformer"
+            )
+        self._is_channels_last = str(getattr(self.model, "output_fmt", "")).endswith("NHWC")
+
+    def legal_size(self, height: int, width: int) -> tuple[int, int]:
+        """Round up to a multiple of what the family needs: 1, the patch of shifted windows, or 32."""
+        return -(-height // self._divisor) * self._divisor, -(-width // self._divisor) * self._divisor
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        features = self.model(image)
+        levels = [features[i] for i in self._levels]
+        return [level.permute(0, 3, 1, 2) for level in levels] if self._is_channels_last else levels
+
+
+def _check_takes_any_size(name: str) -> None:
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size:
+        height, width = config.input_size[1:]
+        raise InputError(f"--model.backbone {name} takes images of {height}x{width} only; choose another backbone")

@@ -1,0 +1,68 @@
+"""The learnt relative position bias of EfficientFormerV2, for any input size (specs/cgrseg 2.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PositionBias(nn.Module):
+    """Bias B (heads, queries, keys) on attention scores, learnt on the grid of a 512x512 image.
+
+    The base matrix is M[i, j] = table[|y_i * stride - y_j|, |x_i * stride - x_j|] over raster-ordered queries i and
+    keys j of the base grid. For another grid the matrix itself is resized, bicubic, as the published models do: a row
+    then mixes grid rows, without a geometric meaning, but their weights were trained and tested that way.
+
+    Args:
+        num_heads: attention heads.
+        grid: side of the key grid at 512x512.
+        stride: keys per query along an axis, 2 in the attention that halves the resolution.
+    """
+
+    def __init__(self, num_heads: int, grid: int, stride: int = 1) -> None:
+        super().__init__()
+        self.grid = grid
+        self.stride = stride
+        self.table = nn.Parameter(torch.zeros(num_heads, grid * grid))  # row-major by (|dy|, |dx|)
+        self._cached: tuple[tuple[Any, ...], Tensor] | None = None
+
+    def _offsets(self) -> Tensor:
+        """Return the table index of every (query, key) pair, flattened: (queries * keys,) int64."""
+        keys = torch.arange(self.grid, device=self.table.device)
+        distance = (keys[:: self.stride, None] - keys).abs()  # (R/stride, R)
+        rows = distance[:, None, :, None] * self.grid
+        return (rows + distance[None, :, None, :]).flatten()
+
+    def compute(self, height: int, width: int) -> Tensor:
+        """Return B for a key grid of height x width: (heads, queries, keys)."""
+        num_heads = self.table.shape[0]
+        num_queries = (self.grid // self.stride) ** 2
+        matrix = self.table.index_select(1, self._offsets()).reshape(num_heads, num_queries, self.grid**2)
+        queries = -(-height // self.stride) * -(-width // self.stride)
+        if (queries, height * width) == (num_queries, self.grid**2):
+            return matrix  # 512x512, and every grid with as many tokens: the resize is the identity
+        size = (queries, height * width)
+        return F.interpolate(matrix[None], size=size, mode="bicubic", align_corners=False)[0]
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """Return B; in evaluation without gradients, the last one is kept until grid, table or device change."""
+        is_differentiated = torch.is_grad_enabled() and self.table.requires_grad
+        if self.training or is_differentiated or torch.compiler.is_compiling() or self.table.is_inference():
+            return self.compute(height, width)
+        is_inference = torch.is_inference_mode_enabled()
+        key = (height, width, self.table._version, self.table.data_ptr(), self.table.device, is_inference)
+        if self._cached is None or self._cached[0] != key:
+            self._cached = (key, self.compute(height, width))
+        return self._cached[1]
+
+    def train(self, mode: bool = True) -> PositionBias:
+        """Switch the mode and forget the kept bias."""
+        self._cached = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the kept bias out of copies and pickles."""
+        return {**self.__dict__, "_cached": None}

@@ -1,0 +1,107 @@
+"""One recipe per row of CGRSeg's results tables (specs/cgrseg section 5), and two that run anywhere.
+
+cgrseg-train t-ade20k --run.data ADEChallengeData2016      expects 43.6 % mIoU on the validation images
+cgrseg-train toy                                           generated scenes, about two minutes on a CPU
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cgrseg.options import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
+from segcore.recipe import Augment, Data, Evaluate, Optim, Published, Recipe, Run, Schedule
+
+# "head" also hits the backbone's talking_head convolutions, and norms called q.1 or bn keep their decay: as published
+_RULES = {
+    "lr_mult": {"head": 10.0},
+    "decay_mult": {"absolute_pos_embed": 0.0, "norm": 0.0},
+}
+_README = "project README; "
+
+_ADE20K = Recipe(
+    model=CGRSEG_T,
+    data=Data(dataset="ade20k", batch=16),
+    augment=Augment(scale=(2048, 512), crop=(512, 512)),
+    optim=Optim(lr=1.2e-4, weight_decay=0.01, **_RULES),
+    schedule=Schedule(iterations=160_000, warmup=1500, warmup_ratio=1e-6),
+    evaluate=Evaluate(scale=(2048, 512), pad_divisor=32),
+    run=Run(eval_interval=4000, save_interval=4000, keep=1),
+)
+# No config was released for the next two: 80k iterations as in a later paper of the same authors (arXiv 2405.06525).
+_COCO_STUFF_10K = replace(
+    _ADE20K,
+    data=Data(dataset="coco_stuff_10k", batch=16, test_split="test"),
+    schedule=replace(_ADE20K.schedule, iterations=80_000),
+)
+_PASCAL_CONTEXT_59 = replace(
+    _ADE20K,
+    data=Data(dataset="pascal_context_59", batch=16),
+    augment=Augment(scale=(520, 520), crop=(480, 480)),
+    schedule=replace(_ADE20K.schedule, iterations=80_000),
+    evaluate=Evaluate(scale=(520, 520), resize_divisor=32, crop=(480, 480), stride=(320, 320)),
+)
+_NO_CONFIG = "no config was released: schedule of arXiv 2405.06525"
+_MS = f"{_NO_CONFIG}; multi-scale + flip, which of 59 or 60 classes is not stated"
+
+_B5 = replace(CGRSEG_B, pyramid_modules=5)
+
+
+def _published(base: Recipe, model: CGRSegModel, published: Published) -> Recipe:
+    return replace(base, model=model, published=published)
+
+
+RECIPES: dict[str, Recipe] = {
+    "t-ade20k": _published(
+        _ADE20K, CGRSEG_T, Published(miou=43.6, params=9.4, gmacs=4.0, note="paper (abstract) and released config")
+    ),
+    "b-ade20k": _published(
+        _ADE20K,
+        CGRSEG_B,
+        Published(
+            miou=45.5, params=19.1, gmacs=7.7, note="released config, 6 pyramid modules; figures of arXiv 2405.06525"
+        ),
+    ),
+    "b5-ade20k": _published(
+        _ADE20K, _B5, Published(miou=45.5, params=18.1, gmacs=7.6, note=_README + "5 pyramid modules")
+    ),
+    "l-ade20k": _published(_ADE20K, CGRSEG_L, Published(miou=48.3, params=35.7, gmacs=14.9, note=_README + "released")),
+    "s0-ade20k": _published(_ADE20K, CGRSEG_S0, Published(note="not published: an extra, smaller variant")),
+    "t-coco-stuff-10k": _published(
+        _COCO_STUFF_10K, CGRSEG_T, Published(miou=42.2, params=9.4, gmacs=4.0, note=_README + _NO_CONFIG)
+    ),
+    "b-coco-stuff-10k": _published(
+        _COCO_STUFF_10K, _B5, Published(miou=43.5, params=18.1, gmacs=7.6, note=_README + _NO_CONFIG)
+    ),
+    "l-coco-stuff-10k": _published(
+        _COCO_STUFF_10K, CGRSEG_L, Published(miou=46.0, params=35.7, gmacs=14.9, note=_README + _NO_CONFIG)
+    ),
+    "t-pascal-context-59": _published(
+        _PASCAL_CONTEXT_59, CGRSEG_T, Published(miou_ms=54.1, params=9.4, gmacs=4.0, note=_README + _MS)
+    ),
+    "b-pascal-context-59": _published(
+        _PASCAL_CONTEXT_59, _B5, Published(miou_ms=56.5, params=18.1, gmacs=7.6, note=_README + _MS)
+    ),
+    "l-pascal-context-59": _published(
+        _PASCAL_CONTEXT_59, CGRSEG_L, Published(miou_ms=58.5, params=35.7, gmacs=14.9, note=_README + _MS)
+    ),
+    "toy": Recipe(
+        model=replace(CGRSEG_S0, pretrained=False, backbone_norm="batch", width=64, pyramid_modules=2),
+        data=Data(dataset="toy", batch=8, workers=1, image_size=(192, 256)),
+        augment=Augment(scale=(256, 192), ratio=(0.75, 1.5), crop=(160, 224)),
+        optim=Optim(lr=2e-3, weight_decay=0.01),
+        schedule=Schedule(iterations=400, warmup=20, warmup_ratio=1e-2),
+        evaluate=Evaluate(scale=(256, 192)),
+        run=Run(log_interval=20, eval_interval=100, save_interval=200),
+        published=Published(note="generated scenes, from scratch; the demo"),
+    ),
+    "camvid": Recipe(
+        model=replace(CGRSEG_S0, pretrained=False, backbone_norm="batch", width=96, pyramid_modules=3),
+        data=Data(dataset="camvid", batch=8, workers=1, test_split="test"),
+        augment=Augment(scale=(480, 360), ratio=(0.5, 1.5), crop=(224, 320)),
+        optim=Optim(lr=1.5e-3, weight_decay=0.01),
+        schedule=Schedule(iterations=3000, warmup=100, warmup_ratio=1e-2),
+        evaluate=Evaluate(scale=(480, 360)),
+        run=Run(log_interval=50, eval_interval=500, eval_images=50, save_interval=500),
+        published=Published(note="11 classes, from scratch"),
+    ),
+}
