@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from segcore.errors import InputError
 
 if TYPE_CHECKING:
-    from segcore.data.base import SegmentationDataset
+    from segcore.data.base import FileDataset, SegmentationDataset
     from segcore.recipe import Data
 
 DATASETS = {
@@ -16,8 +17,35 @@ DATASETS = {
     "folder": "your own images/ and masks/, classes from classes.txt or classes.json",
     "camvid": "CamVid, 11 classes, 367/101/233 images",
     "ade20k": "ADE20K scene parsing, 150 classes, 20210/2000/3352 images",
+    "cityscapes": "Cityscapes, 19 classes, 2975/500/1525 images and 19998 coarse ones (train_extra)",
+    "pascal_context_59": "Pascal Context without background, 59 classes, 4998/5105 images",
+    "pascal_context_60": "Pascal Context with background, 60 classes, 4998/5105 images",
+    "coco_stuff_10k": "COCO-Stuff 10k, the 171 classes that occur, 9000/1000 images",
+    "coco_stuff_10k_182": "COCO-Stuff 10k, all 182 ids (MemoryNet), 9000/1000 images",
+    "coco_stuff_164k": "COCO-Stuff 164k, 171 classes, 118287/5000 images",
+    "lip": "LIP human parsing, 20 classes with background, 30462/10000/10000 images",
+    "bdd100k": "BDD100K (10k subset), 19 Cityscapes classes, 7000/1000/2000 images",
 }
-"""Name -> one line about it."""
+"""Name -> one line about it: images are train/val or train/val/test."""
+
+_PUBLISHED = {
+    "camvid": ("segcore.data.camvid", "CamVid"),
+    "ade20k": ("segcore.data.ade20k", "ADE20K"),
+    "cityscapes": ("segcore.data.cityscapes", "Cityscapes"),
+    "pascal_context_59": ("segcore.data.pascal_context", "PascalContext59"),
+    "pascal_context_60": ("segcore.data.pascal_context", "PascalContext60"),
+    "coco_stuff_10k": ("segcore.data.coco_stuff", "CocoStuff10k"),
+    "coco_stuff_10k_182": ("segcore.data.coco_stuff", "CocoStuff10kAll"),
+    "coco_stuff_164k": ("segcore.data.coco_stuff", "CocoStuff164k"),
+    "lip": ("segcore.data.lip", "LIP"),
+    "bdd100k": ("segcore.data.bdd100k", "BDD100K"),
+}
+
+
+def published_kind(name: str) -> type[FileDataset]:
+    """Return the class of a published data set by its name; its `classes` need no files."""
+    module, kind = _PUBLISHED[name]
+    return getattr(import_module(module), kind)
 
 
 def create_dataset(
@@ -52,8 +80,4 @@ def create_dataset(
         return FolderDataset(
             root, split, classes=data.classes, ignore=data.ignore, list_file=list_file, check_files=check_files
         )
-    from segcore.data.ade20k import ADE20K
-    from segcore.data.camvid import CamVid
-
-    published = {kind.name: kind for kind in (ADE20K, CamVid)}
-    return published[name](root, split, list_file=list_file, check_files=check_files)
+    return published_kind(name)(root, split, list_file=list_file, check_files=check_files)

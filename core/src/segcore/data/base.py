@@ -196,6 +196,11 @@ class FileDataset(SegmentationDataset):
         """Return the train ids of raw file values, both (H, W) uint8; the identity unless a data set says more."""
         return raw
 
+    def decode_file(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Return raw values and train ids of a label file; for data sets whose file name or format decides the rule."""
+        raw = read_label(path)
+        return raw, self.decode_label(raw)
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -214,8 +219,7 @@ class FileDataset(SegmentationDataset):
         return self._read_label(path)
 
     def _read_label(self, path: Path) -> np.ndarray:
-        raw = read_label(path)
-        label = self.decode_label(raw)
+        raw, label = self.decode_file(path)
         num_classes = len(self.classes.names)
         # 255 wraps to 0, so one maximum over the map checks all values.
         if int((label + np.uint8(1)).max(initial=0)) > num_classes:
@@ -255,7 +259,10 @@ def select_items(items: list[Item], list_file: Path) -> list[Item]:
     by_stem: dict[str, Item] = {}
     for item in items:
         by_stem[item.name] = item
-        by_stem.setdefault(Path(item.name).name, item)
+        # "train/bonn/bonn_01" also answers to "bonn/bonn_01", the name it has where only one split is read.
+        parts = item.name.split("/")
+        for start in range(1, len(parts)):
+            by_stem.setdefault("/".join(parts[start:]), item)
         by_stem.setdefault(item.image.name, item)
     selected: list[Item] = []
     for number, line in enumerate(lines, start=1):
