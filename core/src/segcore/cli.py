@@ -172,7 +172,7 @@ def recipe_table(paper: Paper) -> str:
 
 def _overview(program: str, paper: Paper, arguments: str) -> str:
     return (
-        f"usage: {program} RECIPE {arguments} [--section.field VALUE ...]\n\n"
+        f"usage: {' '.join(filter(None, (program, 'RECIPE', arguments)))} [--section.field VALUE ...]\n\n"
         f"{paper.title}\n\n"
         f"RECIPE is one of the names below, or a recipe.json or work directory of an earlier run.\n"
         f"`{program} RECIPE --help` lists every option; --list prints this table; --debug shows tracebacks.\n"

@@ -118,7 +118,8 @@ class LossWatch:
         if iteration < 0:
             return
         trainer = self.trainer
-        files = [trainer.train_data.load_name(index) for index in trainer.plan.images(iteration)]
+        data = trainer.train_data
+        files = [str(data.files(index)[0] or f"{data.name} {index}") for index in trainer.plan.images(iteration)]
         state = latest_state(Path(trainer.recipe.run.work_dir))
         kept = f"the last good state is {state}" if state else "no state had been saved before"
         raise InputError(

@@ -56,6 +56,10 @@ class Segmentor(nn.Module, ABC):
             the backbone, (B, K, H, W)
         """
 
+    def legal_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size (height, width) to which an input is padded for the network, the same where it is legal."""
+        return height, width
+
     @abstractmethod
     def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
         """Return the scalars of a training step: names containing "loss" are summed, the others only logged."""
@@ -100,10 +104,15 @@ class EncoderDecoder(Segmentor):
         self.auxiliary_weight = auxiliary_weight
         self.classifiers = classifiers
 
+    def legal_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the backbone's legal size for an input, see `Segmentor.legal_size`."""
+        ask = getattr(self.backbone, "legal_size", None)
+        return ask(height, width) if ask else (height, width)
+
     def _encode(self, image: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
         """Return the features of the (padded) image and its padded size."""
         height, width = image.shape[-2:]
-        legal = self.backbone.legal_size(height, width) if hasattr(self.backbone, "legal_size") else (height, width)
+        legal = self.legal_size(height, width)
         if legal != (height, width):
             image = F.pad(image, (0, legal[1] - width, 0, legal[0] - height))
         return self.backbone(image), legal
@@ -125,11 +134,11 @@ class EncoderDecoder(Segmentor):
         """Return decode.loss_*, aux_<i>.loss_* and decode.acc_seg (percent of labeled pixels)."""
         size = (image.shape[-2], image.shape[-1])
         features, legal = self._encode(image)
-        logits = resize(self._cut(self.head(features), legal, size), size)
+        logits = resize(self._cut(self.head(features).float(), legal, size), size)  # (B, K, H, W)
         result = {f"decode.{name}": value for name, value in self.loss(logits, target.label).items()}
         result["decode.acc_seg"] = pixel_accuracy(logits.detach(), target.label)
         for i, head in enumerate(self.auxiliary or ()):
-            logits = resize(self._cut(head(features), legal, size), size)
+            logits = resize(self._cut(head(features).float(), legal, size), size)
             for name, value in self.loss(logits, target.label).items():
                 result[f"aux_{i}.{name}"] = self.auxiliary_weight * value
         return result

@@ -180,8 +180,9 @@ class Trainer:
     def synchronize_buffers(self) -> None:
         """Give every process the running statistics of the first one, which are the ones that are saved."""
         if self.world.size > 1:
-            for buffer in self.model.buffers():
-                torch.distributed.broadcast(buffer, src=0)
+            averages = self.average.tensors.values() if self.average else ()
+            for tensor in (*self.model.buffers(), *averages):
+                torch.distributed.broadcast(tensor, src=0)
 
 
 def total_iterations(recipe: Recipe, num_images: int) -> int:
