@@ -111,9 +111,17 @@ class LabelRegion:
     def __init__(self, source: tuple[int, int], size: tuple[int, int]) -> None:
         self.rows = nearest_index(source[0], size[0])
         self.columns = nearest_index(source[1], size[1])
+        self._last: tuple[np.ndarray, Box, np.ndarray] | None = None
 
     def cut(self, array: np.ndarray, box: Box) -> np.ndarray:
-        """Return what resizing the array (H, W) and cutting out the box gives, exactly."""
+        """Return what resizing the array (H, W) and cutting out the box gives, exactly.
+
+        The last result is remembered: the box that the crop decision looked at is usually the one it keeps.
+        """
+        if self._last is not None and self._last[0] is array and self._last[1] == box:
+            return self._last[2]
         rows = self.rows[box.top : box.top + box.height]
         columns = self.columns[box.left : box.left + box.width]
-        return array[rows].take(columns, axis=1)
+        part = array[rows].take(columns, axis=1)
+        self._last = (array, box, part)
+        return part

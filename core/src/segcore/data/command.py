@@ -1,4 +1,4 @@
-"""`segcore data`: list the data sets, check one."""
+"""`segcore data`: list the data sets, prepare one, check one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from segcore.data import DATASETS, create_dataset
+from segcore.data import DATASETS, create_dataset, prepare_command
 from segcore.errors import InputError
 from segcore.recipe import Data
 
@@ -14,9 +14,10 @@ _CHECKED_SPLITS = ("train", "val")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="segcore data", description="List the data sets, or check the files of one.")
+    parser = argparse.ArgumentParser(prog="segcore data", description="List, prepare and check the data sets.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="names of the data sets")
+    prepare_command.add_parser(commands)
     check = commands.add_parser(
         "check",
         help="count images and classes, find unusable files",
@@ -51,6 +52,8 @@ def main(argv: Sequence[str]) -> int:
         for name, description in DATASETS.items():
             print(f"{name.ljust(width)}  {description}")
         return 0
+    if options.command == "prepare":
+        return prepare_command.run(options)
     data = Data(dataset=options.dataset, classes=options.classes, ignore=options.ignore)
     splits = options.split or list(_CHECKED_SPLITS)
     return max(_check(data, options.root, split, options.list, options.workers) for split in splits)
