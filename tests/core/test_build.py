@@ -76,6 +76,12 @@ def test_another_backbone_is_a_checkpoint_of_another_model(tmp_path: Path) -> No
         model_for_checkpoint(PAPER, RECIPE, 3, path)
 
 
+def test_a_published_file_of_another_network_is_named(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"layer1.weight": torch.zeros(1)}}, tmp_path / "resnet.pth")
+    with pytest.raises(InputError, match=r"resnet\.pth is a checkpoint of another model: the checkpoint has no stem"):
+        model_for_checkpoint(PAPER, RECIPE, 3, tmp_path / "resnet.pth")
+
+
 def test_a_checkpoint_of_another_paper_is_refused(tmp_path: Path) -> None:
     path = _save_ours(tmp_path / "w.safetensors", _model(), paper="other")
     with pytest.raises(InputError, match=r"w\.safetensors is a checkpoint of other, not of tiny"):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.convert import NameMap
+from segcore.errors import InputError
 from segcore.papers import Paper
 from segcore.recipe import Augment, Data, Evaluate, Model, Optim, Recipe, Schedule
 from segcore.segmentor import Segmentor, StepInfo, Target
@@ -55,8 +56,9 @@ NAMES = NameMap(
 
 
 def _infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
-    width = shapes.get("backbone.stem.weight", (0,))[0]
-    return replace(options, width=width) if width else options
+    if "backbone.stem.weight" not in shapes:
+        raise InputError("the checkpoint has no stem")
+    return replace(options, width=shapes["backbone.stem.weight"][0])
 
 
 _RECIPE = Recipe(

@@ -112,7 +112,11 @@ def _build_empty(paper: Paper, recipe: Recipe, options: Model, num_classes: int)
 def _options_of(paper: Paper, wanted: Model, loaded: LoadedCheckpoint) -> Model:
     """Return the options that a checkpoint was made with: stated in ours, inferred from shapes in a published one."""
     if loaded.meta is None:
-        return paper.infer_model(wanted, {name: tuple(tensor.shape) for name, tensor in loaded.tensors.items()})
+        shapes = {name: tuple(tensor.shape) for name, tensor in loaded.tensors.items()}
+        try:
+            return paper.infer_model(wanted, shapes)
+        except InputError as error:  # it knows the tensors, but not the file
+            raise InputError(f"{loaded.path} is a checkpoint of another model: {error}") from error
     if loaded.meta.paper != paper.name:
         raise InputError(f"{loaded.path} is a checkpoint of {loaded.meta.paper}, not of {paper.name}")
     stated = from_plain(paper.model_class, loaded.meta.recipe.get("model", {}), f"{loaded.path}: model")
