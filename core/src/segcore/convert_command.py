@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,7 +101,7 @@ def _classes(asked: str, recipe: Recipe, loaded: LoadedCheckpoint) -> ClassTable
     """Return the classes that were asked for, else those that the file names, else those of the recipe's data set."""
     import numpy as np
 
-    from segcore.data import create_dataset
+    from segcore.data import create_dataset, published_datasets
     from segcore.data.base import ClassTable, load_classes
     from segcore.data.folder import make_palette, read_classes
 
@@ -120,9 +119,3 @@ def _classes(asked: str, recipe: Recipe, loaded: LoadedCheckpoint) -> ClassTable
     if dataset not in known:
         raise InputError(f"--classes must be a file or one of {', '.join(known)}, got {dataset!r}")
     return load_classes(dataset)
-
-
-def published_datasets() -> list[str]:
-    """Return the names of the data sets whose classes come with segcore."""
-    found = files("segcore.data").joinpath("classes").iterdir()
-    return sorted(Path(file.name).stem for file in found if file.name.endswith(".json"))

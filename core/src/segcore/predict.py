@@ -13,8 +13,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from segcore.data.base import IMAGE_SUFFIXES, find_files
-from segcore.data.labels import cityscapes_label_ids
+from segcore.data.base import IMAGE_SUFFIXES, find_files, load_classes
+from segcore.data.labels import cityscapes_label_ids, cityscapes_train_ids, reduce_zero_label
 from segcore.errors import InputError
 from segcore.predictor import Predictor, to_pixels
 from segcore.visualize import overlay
@@ -196,3 +196,28 @@ def encode_submission(dataset_name: str, label: np.ndarray) -> np.ndarray:
             "writes label maps of class numbers"
         )
     return encoders[dataset_name](label)
+
+
+def submission_palette(dataset_name: str) -> np.ndarray | None:
+    """Return the colors (256, 3) uint8 RGB of a submission's values; None where the server wants plain gray files."""
+    if dataset_name != "cityscapes":
+        return None
+    palette = np.zeros((256, 3), np.uint8)
+    colors = load_classes(dataset_name).palette
+    palette[cityscapes_label_ids(np.arange(len(colors), dtype=np.uint8))] = colors
+    return palette
+
+
+def decode_submission(dataset_name: str, values: np.ndarray) -> np.ndarray:
+    """Return class numbers from the encoding of a data set's test server, 255 for values that are no class.
+
+    Shapes:
+        (H, W) uint8 -> (H, W) uint8
+
+    Raises:
+        InputError: for a data set without a known encoding.
+    """
+    decoders = {"ade20k": reduce_zero_label, "cityscapes": cityscapes_train_ids}
+    if dataset_name not in decoders:
+        raise InputError(f"the test servers of {' and '.join(decoders)} have encodings of their own, not {dataset_name}")
+    return decoders[dataset_name](values)

@@ -218,6 +218,10 @@ class Evaluate:
     """Factors that --aug-test sets."""
     aug_flip: bool = True
     """Flip that --aug-test sets."""
+    aug_mode: Literal["same", "whole", "slide"] = "same"
+    """Mode that --aug-test sets, with the same crop and stride; same keeps `mode`."""
+    aug_probabilities: bool = True
+    """S: `probabilities` that --aug-test sets."""
     window_batch: int = 8
     """slide: windows of equal size run together."""
 
@@ -230,7 +234,13 @@ class Evaluate:
 
     def with_augmentation(self) -> Evaluate:
         """Return the multi-scale + flip form of this protocol (`--aug-test`)."""
-        return replace(self, ratios=self.aug_ratios, flip=self.aug_flip)
+        return replace(
+            self,
+            ratios=self.aug_ratios,
+            flip=self.aug_flip,
+            mode=self.mode if self.aug_mode == "same" else self.aug_mode,
+            probabilities=self.aug_probabilities if self.family == "S" else self.probabilities,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from segcore.errors import InputError
 from segcore.evaluate import evaluate
 from segcore.metrics import Scores
 from segcore.papers import Paper
-from segcore.predict import encode_submission, run, save_label, save_overlay
+from segcore.predict import encode_submission, run, save_label, save_overlay, submission_palette
 from segcore.predictor import Predictor
 from segcore.recipe import Evaluate, Recipe
 from segcore.segmentor import Segmentor
@@ -51,7 +51,7 @@ def _writer(options: TestOptions, dataset: SegmentationDataset) -> Callable[[int
         label = prediction.cpu().numpy()
         if options.out and options.format_only:
             encoded, stem = encode_submission(dataset.name, label), Path(sample.name).name
-            save_label(Path(options.out, f"{stem}.png"), encoded, None)
+            save_label(Path(options.out, f"{stem}.png"), encoded, submission_palette(dataset.name))
         elif options.out:
             save_label(Path(options.out, f"{sample.name}.png"), label, dataset.classes.palette)
         if options.show_dir:

@@ -42,6 +42,11 @@ _PUBLISHED = {
 }
 
 
+def published_datasets() -> list[str]:
+    """Return the names of the data sets whose classes are fixed."""
+    return sorted(_PUBLISHED)
+
+
 def published_kind(name: str) -> type[FileDataset]:
     """Return the class of a published data set by its name; its `classes` need no files."""
     module, kind = _PUBLISHED[name]

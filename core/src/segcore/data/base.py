@@ -33,9 +33,12 @@ class ClassTable(NamedTuple):
     palette: np.ndarray
 
 
+_CLASS_FILES = {"coco_stuff_10k": "coco_stuff_171", "coco_stuff_164k": "coco_stuff_171"}
+
+
 def load_classes(name: str) -> ClassTable:
-    """Return the classes of a published data set, by the name of its file in `classes/`."""
-    metadata = load_metadata(name)
+    """Return the classes of a published data set, by its name or that of its file in `classes/`."""
+    metadata = load_metadata(_CLASS_FILES.get(name, name))
     return ClassTable(tuple(metadata["classes"]), np.asarray(metadata["palette"], np.uint8))
 
 

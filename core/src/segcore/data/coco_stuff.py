@@ -38,7 +38,7 @@ class CocoStuff10k(FileDataset):
 
     name = "coco_stuff_10k"
     title = "COCO-Stuff 10k"
-    classes = load_classes("coco_stuff_171")
+    classes = load_classes("coco_stuff_10k")
 
     def list_items(self, split: str) -> list[Item]:
         part = "train" if split == "train" else "test"
@@ -94,7 +94,7 @@ class CocoStuff164k(FileDataset):
 
     name = "coco_stuff_164k"
     title = "COCO-Stuff 164k"
-    classes = load_classes("coco_stuff_171")
+    classes = load_classes("coco_stuff_164k")
     splits = ("train", "val")
 
     def list_items(self, split: str) -> list[Item]:
