@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -81,7 +82,7 @@ def test_a_resumed_run_continues_the_files_without_what_it_repeats(tmp_path: Pat
 
 def test_tensorboard_gets_curves_and_pictures(tmp_path: Path) -> None:
     picture = np.zeros((6, 4, 3), np.uint8)
-    picture[..., 0] = 255
+    picture[..., 0] = 255  # blue: pictures are BGR everywhere in this project
     with create_logger(tmp_path, 10) as logger:
         logger.step(1.0, 0.0, 1)
         logger.train(5, {"loss": 3.0, "lr": 0.1})
@@ -92,7 +93,8 @@ def test_tensorboard_gets_curves_and_pictures(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(5, 3.0)]
     assert events.Scalars("val/mIoU")[0].value == 0.25
     image = events.Images("val/scene")[0]
-    assert (image.width, image.height) == (4, 6)
+    decoded = cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(decoded, picture)
 
 
 def test_warnings_of_the_package_reach_the_file_while_the_run_lasts(tmp_path: Path) -> None:

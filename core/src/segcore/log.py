@@ -262,9 +262,9 @@ class RunLogger:
         self.message(f"validation after iteration {iteration}  {scores}")
 
     def image(self, name: str, picture: np.ndarray, iteration: int) -> None:
-        """Keep a picture, RGB (H, W, 3) uint8."""
+        """Keep a picture, (H, W, 3) uint8 BGR."""
         for sink in self._sinks:
-            sink.picture(name, picture, iteration)
+            sink.picture(name, picture[..., ::-1], iteration)
 
     def message(self, text: str) -> None:
         """Say one line."""
