@@ -12,7 +12,8 @@ from segcore.cli import run_guarded
 from segcore.errors import InputError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "data": ("segcore.data.command", "list the data sets, check one: counts, histogram, faults"),
+    "data": ("segcore.data.command", "list the data sets, prepare one, check one: counts, histogram, faults"),
+    "score": ("segcore.score_command", "score a folder of predicted label maps"),
     "convert": ("segcore.convert_command", "turn a published .pth checkpoint into ours"),
     "export": ("segcore.export", "write a trained network as torch.export program or ONNX"),
     "count": ("segcore.count", "parameters and multiply-adds of a recipe's network"),

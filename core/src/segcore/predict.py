@@ -219,5 +219,7 @@ def decode_submission(dataset_name: str, values: np.ndarray) -> np.ndarray:
     """
     decoders = {"ade20k": reduce_zero_label, "cityscapes": cityscapes_train_ids}
     if dataset_name not in decoders:
-        raise InputError(f"the test servers of {' and '.join(decoders)} have encodings of their own, not {dataset_name}")
+        raise InputError(
+            f"only {' and '.join(decoders)} have a test server's encoding, not {dataset_name}; expected class numbers"
+        )
     return decoders[dataset_name](values)

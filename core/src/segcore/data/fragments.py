@@ -1,0 +1,129 @@
+"""The papers' settings of each data set as parts of recipes: crop, scale and test (specs/core 2.1 and 3.4).
+
+A fragment holds the training transform and the plain test (whole image, family M) of one data set and crop:
+
+    ADE20K_512.slide(384)                     Data, Augment and Evaluate of IIWA's Swin-S and Swin-B
+    LIP.family_s(aug_ratios=(1.0,), ...)      the same transforms by MemoryNet's rules
+
+Plain data, without torch; what one paper alone changes (batch, schedule, loss) stays in its recipes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from segcore.recipe import Augment, Data, Evaluate
+
+LIP_PAIRS = ((14, 15), (16, 17), (18, 19))
+"""Left and right arm, leg and shoe of LIP."""
+FIVE_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5)
+"""Multi-scale test of MemoryNet on COCO-Stuff 10k, but for ResNet-101 and ViT."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fragment:
+    """Data, training transform and test protocol of a recipe."""
+
+    data: Data
+    augment: Augment
+    evaluate: Evaluate
+
+    def splits(self, train: str, test: str) -> Fragment:
+        """Return the same settings on other splits (several joined with +)."""
+        return replace(self, data=replace(self.data, train_split=train, test_split=test))
+
+    def testing(self, **changes: Any) -> Fragment:
+        """Return the same settings with other fields of `Evaluate`."""
+        return replace(self, evaluate=replace(self.evaluate, **changes))
+
+    def slide(self, stride: int | tuple[int, int], *, crop: tuple[int, int] = (0, 0), **changes: Any) -> Fragment:
+        """Return the same settings, tested in sliding windows.
+
+        Args:
+            stride: pixels, vertical and horizontal (one number for both).
+            crop: height and width of a window; (0, 0) takes the training crop.
+            changes: further fields of `Evaluate`.
+        """
+        steps = (stride, stride) if isinstance(stride, int) else stride
+        window = crop if min(crop) > 0 else self.augment.crop
+        return self.testing(mode="slide", crop=window, stride=steps, **changes)
+
+    def family_s(self, **changes: Any) -> Fragment:
+        """Return the same settings by the rules of family S (MemoryNet): logits, and probabilities under --aug-test.
+
+        Args:
+            changes: further fields of `Evaluate`.
+        """
+        augment = replace(self.augment, family="S")
+        evaluate = replace(self.evaluate, family="S", **{"aug_probabilities": True, **changes})
+        return replace(self, augment=augment, evaluate=evaluate)
+
+
+def _fragment(
+    dataset: str,
+    crop: tuple[int, int],
+    scale: tuple[int, int],
+    *,
+    test_split: str = "val",
+    train_split: str = "train",
+) -> Fragment:
+    return Fragment(
+        data=Data(dataset=dataset, train_split=train_split, test_split=test_split),
+        augment=Augment(scale=scale, ratio=(0.5, 2.0), crop=crop),
+        evaluate=Evaluate(scale=scale),
+    )
+
+
+ADE20K_512 = _fragment("ade20k", (512, 512), (2048, 512))
+"""CGRSeg (whole, padded to a multiple of 32), IIWA (slide 384; Swin-L whole), MemoryNet (S, whole; ViT slide 341)."""
+ADE20K_576 = _fragment("ade20k", (576, 576), (2048, 576))
+"""IIWA type 2 (slide 384)."""
+ADE20K_480 = _fragment("ade20k", (480, 480), (2048, 512))
+"""UN-EPT (slide 160, padded windows)."""
+CITYSCAPES = _fragment("cityscapes", (512, 1024), (2048, 1024))
+"""IIWA (slide 256x512), ECFD (whole)."""
+CITYSCAPES_COARSE = CITYSCAPES.splits("train_extra+train", "val")
+"""IIWA's first stage: 19998 coarsely and 2975 finely annotated images, none repeated."""
+CITYSCAPES_SERVER = CITYSCAPES.splits("trainval", "test")
+"""Trained on 3475 images, submitted to the test server: IIWA type 3; MemoryNet (S, windows 1024 high, 512 wide)."""
+BDD100K = _fragment("bdd100k", (512, 1024), (1280, 720))
+"""ECFD (whole)."""
+PASCAL_CONTEXT_59 = _fragment("pascal_context_59", (480, 480), (520, 520))
+"""IIWA, ECFD (slide 320); CGRSeg (whole, resized to a multiple of 32)."""
+PASCAL_CONTEXT_60 = _fragment("pascal_context_60", (480, 480), (520, 520))
+"""UN-EPT (slide 160, padded windows)."""
+COCO_STUFF_10K = _fragment("coco_stuff_10k", (512, 512), (2048, 512), test_split="test")
+"""CGRSeg (whole), 171 classes."""
+COCO_STUFF_10K_182 = _fragment("coco_stuff_10k_182", (512, 512), (2048, 512), test_split="test")
+"""MemoryNet (S, whole; HRNet slide 341 under --aug-test; ViT slide 341)."""
+COCO_STUFF_164K = _fragment("coco_stuff_164k", (512, 512), (2048, 512))
+"""CGRSeg's base configuration (resized to a multiple of 32); no result was published."""
+LIP = Fragment(
+    data=Data(dataset="lip"),
+    augment=Augment(
+        scale=(520, 520),
+        keep_ratio=False,
+        ratio=(0.75, 1.25),
+        crop=(473, 473),
+        flip_pairs=LIP_PAIRS,
+        rotation=0.6,
+        family="S",
+    ),
+    evaluate=Evaluate(
+        family="S",
+        scale=(473, 473),
+        keep_ratio=False,
+        flip_pairs=LIP_PAIRS,
+        aug_ratios=(1.0,),
+        aug_probabilities=False,
+    ),
+)
+"""MemoryNet (S, whole; flip only, logits)."""
+
+ADE20K_MEMORYNET = ADE20K_512.family_s()
+"""ResNet and ResNeSt. HRNet: `testing(aug_mode="slide", ...)`; ViT: `slide(341, probabilities=True)`."""
+COCO_STUFF_10K_MEMORYNET = COCO_STUFF_10K_182.family_s()
+"""ResNet-101; the others but ViT test with `aug_ratios=FIVE_RATIOS`."""
+CITYSCAPES_MEMORYNET = CITYSCAPES_SERVER.family_s().slide(341, crop=(1024, 512), probabilities=True)
+"""The window is the transpose of the training crop, as released."""

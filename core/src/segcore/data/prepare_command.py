@@ -1,0 +1,73 @@
+"""`segcore data prepare`: convert the annotations of a data set into the files that training reads."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segcore.data import DATASETS
+from segcore.errors import InputError
+
+if TYPE_CHECKING:
+    from segcore.data.prepare.runner import Counts
+
+_CONVERSIONS = {
+    "cityscapes": ("segcore.data.prepare.cityscapes", "prepare"),
+    "pascal_context_59": ("segcore.data.prepare.pascal_context", "prepare"),
+    "pascal_context_60": ("segcore.data.prepare.pascal_context", "prepare"),
+    "coco_stuff_10k": ("segcore.data.prepare.coco_stuff", "prepare_10k"),
+    "coco_stuff_10k_182": ("segcore.data.prepare.coco_stuff", "prepare_10k"),
+    "coco_stuff_164k": ("segcore.data.prepare.coco_stuff", "prepare_164k"),
+}
+"""Data set -> module and function; 59/60 and 171/182 classes read the same files."""
+
+_DESCRIPTION = """Convert the annotations of a data set into the files that training reads: Cityscapes polygons and
+label ids into train ids, Pascal Context from trainval_merged.json, 459-class .mat files or train.pth and val.pth,
+COCO-Stuff 10k and 164k into 171 classes. Runs on all cores; stopped, it goes on where it was; files that exist stay as
+they are."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to those of `segcore data`."""
+    parser = commands.add_parser("prepare", help="convert published annotations", description=_DESCRIPTION)
+    parser.add_argument("dataset", metavar="DATASET", help=", ".join(_CONVERSIONS))
+    parser.add_argument("--root", "--run.data", required=True, metavar="DIR", help="folder of the data set")
+    source = "Pascal Context: the annotation file or its folder (default: looked for in DIR)"
+    parser.add_argument("--source", type=Path, metavar="PATH", help=source)
+    parser.add_argument("--processes", type=int, default=0, metavar="N", help="worker processes (default: all cores)")
+    parser.add_argument("--force", action="store_true", help="write over converted files that exist")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code.
+
+    Raises:
+        InputError: if the data set has no conversion, is not where the options say, or holds an unusable file.
+    """
+    name, root = options.dataset, Path(options.root)
+    if name not in _CONVERSIONS:
+        raise InputError(_no_conversion(name))
+    if options.processes < 0:
+        raise InputError(f"--processes must not be negative, got {options.processes}")
+    if not root.is_dir():
+        raise InputError(f"the folder {root} does not exist; --root must name the data set's folder")
+    module, function = _CONVERSIONS[name]
+    convert: Callable[..., Sequence[Counts]] = getattr(import_module(module), function)
+    results = convert(root, source=options.source, processes=options.processes, force=options.force)
+    written, kept = sum(counts.written for counts in results), sum(counts.kept for counts in results)
+    seconds = sum(counts.seconds for counts in results)
+    rate = f" ({written / seconds:.0f} files/s)" if written else ""
+    print(f"{name}: wrote {written} label files in {seconds:.1f} s{rate}, kept {kept} that were there")
+    return 0
+
+
+def _no_conversion(name: str) -> str:
+    if name in DATASETS:
+        return f"{name} is read as it is published: there is nothing to prepare"
+    close = get_close_matches(name, DATASETS, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(_CONVERSIONS)}"
+    return f"there is no data set {name!r}; {hint}"
