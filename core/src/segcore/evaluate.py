@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segcore import distributed
 from segcore.data.base import Sample, SegmentationDataset
-from segcore.data.loader import quiet_worker
+from segcore.data.loader import quiet_worker, raise_faults
 from segcore.errors import InputError
 from segcore.inference import View, predict_labels, views
 from segcore.metrics import ConfusionMatrix, Scores
@@ -35,10 +35,7 @@ class _Prepared(NamedTuple):
 
 
 class _TestSet(Dataset[_Prepared | InputError]):
-    """A data set with the test transforms.
-
-    An unusable file comes back as its error: raised in a loader process, its sentence would drown in a traceback.
-    """
+    """A data set with the test transforms; an unusable file comes back as its error, see `raise_faults`."""
 
     def __init__(
         self, dataset: SegmentationDataset, protocol: Evaluate, *, with_labels: bool, with_samples: bool
@@ -87,10 +84,7 @@ def _prepared(test_set: _TestSet, indices: Sequence[int], workers: int, device: 
         pin_memory=device.type == "cuda",
         prefetch_factor=2 if workers else None,
     )
-    for image in loader:
-        if isinstance(image, InputError):
-            raise image
-        yield image
+    yield from raise_faults(loader)
 
 
 @contextmanager

@@ -82,7 +82,7 @@ class Trainer:
         recipe, world = self.recipe, self.world
         dataset = TrainSet(self.train_data, TrainTransform(recipe.augment), recipe.run.seed)
         sampler = StepSampler(self.plan, self.iteration, self.total, world.rank, world.size, recipe.optim.accumulate)
-        return iter(train_loader(dataset, sampler, recipe.data.workers, pin=world.device.type == "cuda"))
+        return train_loader(dataset, sampler, recipe.data.workers, pin=world.device.type == "cuda")
 
     def step(self, parts: list[tuple[Tensor, Target]]) -> dict[str, Tensor]:
         """Run one optimizer step over the parts of a batch; return the mean of each logged term, on the device."""

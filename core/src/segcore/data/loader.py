@@ -7,10 +7,10 @@ came before. Nothing of the sampler has to be saved, and N processes see togethe
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -95,27 +95,53 @@ class StepSampler(Sampler[list[SampleKey]]):
             yield from (own[i : i + part] for i in range(0, share, part))
 
 
-class TrainSet(Dataset[tuple[Tensor, Target]]):
-    """A data set with the training transform, each sample with its own random generator."""
+Item = TypeVar("Item")
+
+
+def raise_faults(loader: Iterable[Item | InputError]) -> Iterator[Item]:
+    """Yield what a loader yields, and raise the errors among it.
+
+    Loader processes hand an `InputError` over as a value: torch would turn a raised one into a traceback as text.
+    """
+    for item in loader:
+        if isinstance(item, InputError):
+            raise item
+        yield item
+
+
+class TrainSet(Dataset[tuple[Tensor, Target] | InputError]):
+    """A data set with the training transform, each sample with its own random generator.
+
+    A sample that cannot be used is given as its error, see `raise_faults`.
+    """
 
     def __init__(self, dataset: SegmentationDataset, transform: TrainTransform, seed: int) -> None:
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
 
-    def __getitem__(self, key: SampleKey) -> tuple[Tensor, Target]:
-        sample = self.dataset.load(key.index)
+    def __getitem__(self, key: SampleKey) -> tuple[Tensor, Target] | InputError:
+        try:
+            sample = self.dataset.load(key.index)
+        except InputError as error:
+            return InputError(str(error))
         if sample.label is None:
-            raise InputError(f"{sample.name}: this split has no labels to train on")
+            return InputError(f"{sample.name}: this split has no labels to train on")
         rng = np.random.default_rng([self.seed, key.iteration, key.slot])
         image, label, _ = self.transform(sample.image, sample.label, rng)
         return image, Target(label)
 
 
-def collate(samples: list[tuple[Tensor, Target]]) -> tuple[Tensor, Target]:
-    """Stack samples: images (B, 3, h, w), labels (B, h, w)."""
-    images, targets = zip(*samples, strict=True)
-    return torch.stack(images), Target(torch.stack([target.label for target in targets]))
+def collate(samples: list[tuple[Tensor, Target] | InputError]) -> tuple[Tensor, Target] | InputError:
+    """Stack samples: images (B, 3, h, w), labels (B, h, w); or give the first error among them."""
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    for sample in samples:
+        if isinstance(sample, InputError):
+            return sample
+        images.append(sample[0])
+        labels.append(sample[1].label)
+    return torch.stack(images), Target(torch.stack(labels))
 
 
 def quiet_worker(_: int) -> None:
@@ -128,9 +154,13 @@ def quiet_worker(_: int) -> None:
 
 def train_loader(
     dataset: TrainSet, sampler: StepSampler, workers: int, pin: bool = False
-) -> DataLoader[tuple[Tensor, Target]]:
-    """Return the loader of a training run; it ends after the sampler's last batch."""
-    return DataLoader(
+) -> Iterator[tuple[Tensor, Target]]:
+    """Yield the batches of a training run; it ends after the sampler's last batch.
+
+    Raises:
+        InputError: when the iteration comes to an image or label that cannot be used.
+    """
+    loader = DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
@@ -139,3 +169,4 @@ def train_loader(
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
     )
+    return raise_faults(loader)

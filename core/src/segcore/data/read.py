@@ -84,7 +84,7 @@ def read_label(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            raw = np.squeeze(np.asarray(image))
+            raw = np.squeeze(np.array(image))  # a copy: Pillow's own memory is read-only
             mode = image.mode
     except FileNotFoundError as error:
         raise DataFileError(
