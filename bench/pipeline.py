@@ -1,7 +1,7 @@
 """Training samples per second without decoding: region first against plain resize-then-crop.
 
-Three forms of the same protocol (specs/core section 2), one thread, images in memory, the same random numbers, processor
-time (other load on the machine does not count):
+Three forms of the same protocol (specs/core section 2): one thread, images in memory, the same random numbers, and
+processor time, so that other load on the machine does not count.
 - published: resize the whole image, `np.unique` per crop try, every step of the distortion in float32, as the original
   pipelines do;
 - plain: our transform with `augment.region_first` off (the fast steps, but the whole image is resized);
@@ -104,8 +104,8 @@ def published(augment: Augment) -> Transform:
             image, label = np.flip(image, axis=1), np.flip(label, axis=1)
         image = _published_distortion(np.ascontiguousarray(image), draw_distortion(rng))
         pixels = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_BGR2RGB)
-        cv2.subtract(pixels, np.float64(MEAN).reshape(1, -1), pixels)
-        cv2.multiply(pixels, 1 / np.float64(STD).reshape(1, -1), pixels)
+        cv2.subtract(pixels, np.asarray(MEAN, np.float64).reshape(1, -1), pixels)
+        cv2.multiply(pixels, 1 / np.asarray(STD, np.float64).reshape(1, -1), pixels)
         below, beside = augment.crop[0] - pixels.shape[0], augment.crop[1] - pixels.shape[1]
         pixels = cv2.copyMakeBorder(pixels, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=0)
         label = cv2.copyMakeBorder(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -72,7 +72,7 @@ def _sizes(rows: list[dict[str, Any]]) -> Iterator[Comparison]:
     for row in rows:
         name = f"image {row['image']} scale {row['scale']} ratio {row['ratio']}"
         target = scaled((row["scale"][0], row["scale"][1]), row["ratio"])
-        size = rescaled_size(*row["image"], target, keep_ratio=row.get("keep_ratio", True))
+        size = rescaled_size(row["image"][0], row["image"][1], target, keep_ratio=row.get("keep_ratio", True))
         yield Comparison(f"{name} target", target, row["target"], atol=0)
         yield Comparison(f"{name} size", size, row["size"], atol=0)
         if "multiple_of_32" in row:
@@ -83,7 +83,7 @@ def _resized(case: ParityCase) -> Iterator[Comparison]:
     inputs, expected = case.data["inputs"], case.data["expected"]
     image, label = make(inputs["pixels"]), make(inputs["labels"]).astype(np.uint8)
     scale = (inputs["scale"][0], inputs["scale"][1])
-    size = rescaled_size(*label.shape, scale, keep_ratio=inputs["keep_ratio"])
+    size = rescaled_size(label.shape[0], label.shape[1], scale, keep_ratio=inputs["keep_ratio"])
     if inputs["multiple"]:
         size = multiple_size(size, inputs["multiple"])
     yield Comparison("shape", size, expected["shape"], atol=0)
@@ -147,10 +147,9 @@ def _distortions(case: ParityCase) -> Iterator[Comparison]:
     for number, result in enumerate(case.data["expected"]["results"]):
         draws = result["draws"]
         distortion = Distortion(draws.get("b"), draws.get("a"), bool(draws["mode"]), draws.get("s"), draws.get("k"))
-        for key, family in (("image", "M"), ("image_s_family", "S")):
-            if key not in result:
-                continue
-            ours, want = distort(image, distortion, family=family), np.asarray(result[key])
+        families: dict[str, Literal["M", "S"]] = {"image": "M", "image_s_family": "S"}
+        for key in sorted(families.keys() & result.keys()):
+            ours, want = distort(image, distortion, family=families[key]), np.asarray(result[key])
             difference = np.abs(ours.astype(int) - want).max(axis=2)  # (H, W) gray levels
             name = f"distortion {number} {key}"
             if "k" in draws:

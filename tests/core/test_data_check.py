@@ -13,7 +13,8 @@ from segcore.data.check import check_dataset, render
 from segcore.data.command import main
 from segcore.data.folder import FolderDataset
 from segcore.errors import InputError
-from tests.core.test_datasets import SIZE, make_folder, noise, save
+from tests.core.test_datasets import SIZE, noise, save
+from tests.core.test_folder_dataset import make_folder
 
 PIXELS = SIZE[0] * SIZE[1]
 

@@ -98,9 +98,9 @@ def test_both_paths_choose_the_same_crop_and_differ_by_one_gray_level_at_most(au
     region_first, plain = TrainTransform(augment), TrainTransform(replace(augment, region_first=False))
     step = 1.001 / min(STD)
     for seed in range(40):
-        size = tuple(np.random.default_rng(seed).integers(20, 110, 2).tolist())
-        image, label = crisp(*size, seed), patches(*size, seed=seed)
-        distance = {"distance": np.random.default_rng(seed).random(size, dtype=np.float32)}
+        height, width = np.random.default_rng(seed).integers(20, 110, 2).tolist()
+        image, label = crisp(height, width, seed), patches(height, width, seed=seed)
+        distance = {"distance": np.random.default_rng(seed).random((height, width), dtype=np.float32)}
         ours = region_first(image, label, np.random.default_rng(seed), distance)
         theirs = plain(image, label, np.random.default_rng(seed), distance)
         assert torch.equal(ours[1], theirs[1]), seed

@@ -18,7 +18,7 @@ from segcore.data.base import SegmentationDataset
 from segcore.data.labels import IGNORE
 from segcore.data.read import DataFileError, FaultKind
 
-_BAR = 24  # characters of the longest bar
+_BAR = 16  # characters of the longest bar
 
 
 class _Finding(NamedTuple):
