@@ -67,8 +67,8 @@ def match_predictions(folder: Path, names: list[str]) -> list[Path]:
     if missing:
         first = f"{missing[0].rsplit('/', 1)[-1]}.png"
         raise InputError(
-            f"{folder}: {len(missing)} of {len(names)} images have no prediction, the first is {first}; predict them, or "
-            "name those to score with --list"
+            f"{folder}: {len(missing)} of {len(names)} images have no prediction, the first is {first}; predict them, "
+            "or name those to score with --list"
         )
     return matched
 
@@ -85,10 +85,8 @@ def read_prediction(path: Path, dataset: FileDataset, size: tuple[int, int], enc
     """
     values = read_label(path)
     if values.shape != size:
-        given, wanted = f"{values.shape[1]}x{values.shape[0]}", f"{size[1]}x{size[0]}"
-        raise InputError(
-            f"the prediction {path} is {given}, its label is {wanted} (width x height); they must be equal"
-        )
+        sizes = f"{values.shape[1]}x{values.shape[0]}, its label is {size[1]}x{size[0]}"
+        raise InputError(f"the prediction {path} is {sizes} (width x height); they must be equal")
     if encoding == "submission":
         return decode_submission(dataset.name, values)
     num_classes = len(dataset.classes.names)
