@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -173,3 +174,16 @@ def test_a_new_run_appends_to_json_lines_without_reading_them(tmp_path: Path) ->
 
 def test_memory_is_that_of_a_process_with_torch() -> None:
     assert 50 < used_memory() < 1_000_000
+
+
+def test_a_terminal_gets_a_progress_bar_with_the_lines_above_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    _run(tmp_path, [40])
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().err)  # without colors and cursor movements
+    assert "iteration 40/100" in shown
+    assert "━" in shown  # the bar
+    assert "1/100" in shown
