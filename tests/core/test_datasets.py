@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -240,6 +241,8 @@ def test_a_label_of_another_size_names_both_sizes(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match=r"a\.png is 8x5, its image .* is 8x6") as caught:
         ADE20K(tmp_path, "train").load(0)
     assert caught.value.kind == "size mismatch"
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.kind, str(copy)) == ("size mismatch", str(caught.value))
 
 
 def test_orientation_is_honored_unless_the_label_says_otherwise(tmp_path: Path) -> None:

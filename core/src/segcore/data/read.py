@@ -30,6 +30,10 @@ class DataFileError(InputError):
         super().__init__(message)
         self.kind: FaultKind = kind
 
+    def __reduce__(self) -> tuple[type[DataFileError], tuple[FaultKind, str]]:
+        # Loader processes send exceptions pickled; the default would rebuild it from the message alone.
+        return DataFileError, (self.kind, str(self))
+
 
 def _is_truncated(data: bytes) -> bool:
     """Tell whether the end mark of a JPEG or PNG is absent; some versions of OpenCV fill the lost part with gray."""
