@@ -24,6 +24,10 @@ BAND_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 """Scores enlarged at a time, per device type: what stays in a core's cache, or what keeps a GPU busy."""
 
 
+CPU_PIXELS = 512 * 512
+"""Pixels in one forward pass on a CPU, where larger batches cost memory and are no faster; one image at least."""
+
+
 class View(NamedTuple):
     """One scale of an image: all of the preprocessing that a loader process does.
 
@@ -115,19 +119,33 @@ def score_map(model: nn.Module, image: Tensor, protocol: Evaluate, valid: tuple[
     legal_size: Callable[[int, int], tuple[int, int]] | None = getattr(model, "legal_size", None)
     padded = crop if protocol.pad_window else window
     padded = legal_size(*padded) if legal_size else padded
-    corners, scores = list(product(tops, lefts)), list[Tensor]()
-    batch = max(protocol.window_batch // len(image), 1)
-    for i in range(0, len(corners), batch):
-        crops = [image[..., y : y + window[0], x : x + window[1]] for y, x in corners[i : i + batch]]
-        logits: Tensor = model(_pad(torch.cat(crops) if len(crops) > 1 else crops[0], padded)).float()
-        scores.extend(logits.unflatten(0, (-1, len(image))))
+    crops = [image[..., y : y + window[0], x : x + window[1]] for y, x in product(tops, lefts)]
+    scores = _forward(model, crops, padded, protocol)
     size, is_softmax = (height, width), protocol.family == "S" and protocol.probabilities
-    if protocol.family == "S" and protocol.mode == "whole" and padded == size:
+    if protocol.family == "S" and protocol.mode == "whole" and padded == (valid or size):
         # Family S interpolates once, from the head to the original image: the map is the head's output itself.
         scores = [scores[0].softmax(dim=1) if is_softmax else scores[0]]
         window = padded = size = (scores[0].shape[-2], scores[0].shape[-1])
         valid, is_softmax = None, False
     return ScoreMap(scores, tops, lefts, window, padded, size, valid or size, is_softmax)
+
+
+def _forward(model: nn.Module, crops: list[Tensor], padded: tuple[int, int], protocol: Evaluate) -> list[Tensor]:
+    """Run windows of one size through the network, as many at once as the protocol and the device allow.
+
+    Shapes:
+        crops (B, 3, h, w) each -> logits (B, K, h', w') each
+    """
+    num_images = len(crops[0])
+    batch = max(protocol.window_batch, num_images) if len(crops) > 1 else num_images
+    if crops[0].device.type == "cpu":
+        batch = max(min(batch, CPU_PIXELS // (padded[0] * padded[1])), 1)
+    single = [image for pair in crops for image in pair.unbind()]
+    logits: list[Tensor] = []  # (K, h', w') each
+    for i in range(0, len(single), batch):
+        output: Tensor = model(_pad(torch.stack(single[i : i + batch]), padded))
+        logits.extend(output.float().unbind())
+    return [torch.stack(logits[i : i + num_images]) for i in range(0, len(logits), num_images)]
 
 
 def whole(model: nn.Module, image: Tensor) -> Tensor:
