@@ -159,7 +159,7 @@ def _spell_out_flags(argv: Sequence[str], flags: set[str]) -> list[str]:
 def recipe_table(paper: Paper) -> str:
     """Return the recipes of a paper as a text table with their published figures."""
     head = ("recipe", "data set", "mIoU", "ms+flip", "params M", "GMACs", "note")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for name, recipe in paper.recipes.items():
         p = recipe.published
         figures = ("-" if value is None else f"{value:g}" for value in (p.miou, p.miou_ms, p.params, p.gmacs))

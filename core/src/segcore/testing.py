@@ -66,7 +66,7 @@ def _load(
 ) -> Segmentor:
     model = model_for_checkpoint(paper, recipe, num_classes, checkpoint, unsafe=unsafe)
     memory_format = torch.channels_last if recipe.run.channels_last else torch.contiguous_format
-    return model.to(device, memory_format=memory_format).eval()
+    return model.to(device).to(memory_format=memory_format).eval()
 
 
 def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Scores | None:

@@ -67,9 +67,9 @@ class Trainer:
         else:
             model = build_model(self.paper, recipe, num_classes)
         if recipe.run.sync_norm:
-            model = distributed.synchronize_norms(model)
+            distributed.synchronize_norms(model)  # in place: a segmentor is no norm itself
         memory_format = torch.channels_last if recipe.run.channels_last else torch.contiguous_format
-        return model.to(self.world.device, memory_format=memory_format)
+        return model.to(self.world.device).to(memory_format=memory_format)
 
     def _wrap(self, step: nn.Module) -> nn.Module:
         if self.world.size > 1:
@@ -96,7 +96,7 @@ class Trainer:
             is_last = number == len(parts)
             with nullcontext() if is_last or world.size == 1 else self.step_module.no_sync():  # pyright: ignore
                 with self._autocast():
-                    terms = self.step_module(self._to_device(image), self._target_to_device(target), info)
+                    terms = self.step_module(self._to_device(image), target.to(world.device), info)
                 self.scaler.scale(terms["loss"] / len(parts)).backward()
             for name, value in terms.items():
                 means[name] = means.get(name, 0) + value.detach() / len(parts)
@@ -118,9 +118,6 @@ class Trainer:
     def _to_device(self, image: Tensor) -> Tensor:
         image = image.to(self.world.device, non_blocking=True)
         return image.contiguous(memory_format=torch.channels_last) if self.recipe.run.channels_last else image
-
-    def _target_to_device(self, target: Target) -> Target:
-        return Target(*(None if part is None else part.to(self.world.device, non_blocking=True) for part in target))
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs: plain containers and tensors only."""
