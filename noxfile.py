@@ -86,7 +86,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """Check the types: pyright, strict where pyproject.toml says so."""
-    environment = shared(session, "pyright>=1.1.400", *TEST_TOOLS)
+    environment = shared(session, "pyright[nodejs]>=1.1.400", *TEST_TOOLS)
     environment.run("pyright", "--pythonpath", str(environment.programs / "python"), *session.posargs)
 
 
@@ -113,5 +113,5 @@ def install(session: nox.Session, name: str) -> None:
 @nox.session(venv_backend="none")
 def dev(session: nox.Session) -> None:
     """Make .venv with everything in place for development: `source .venv/bin/activate`."""
-    Environment(session, ".venv", *TEST_TOOLS, "ruff>=0.12", "pyright>=1.1.400", "nox")
+    Environment(session, ".venv", *TEST_TOOLS, "ruff>=0.12", "pyright[nodejs]>=1.1.400", "nox")
     session.log("ready: source .venv/bin/activate")
