@@ -65,7 +65,7 @@ class Attention(nn.Module):
         scores = self.talking_head1(scores + self.position_bias(height, width))
         weights = self.talking_head2(scores.float().softmax(dim=-1).to(scores.dtype))
         y = rearrange(weights @ _to_heads(v), "b m (h w) d -> b (m d) h w", h=height, w=width)
-        return self.proj(self.act(self.upsample(y + self.v_local(v))))
+        return self.proj(self.act(self.upsample(self.v_local(v) + y)))
 
 
 class DownAttention(nn.Module):
@@ -93,7 +93,7 @@ class DownAttention(nn.Module):
         scores = scores + self.position_bias(x.shape[-2], x.shape[-1])
         weights = scores.float().softmax(dim=-1).to(scores.dtype)
         y = rearrange(weights @ _to_heads(v), "b m (h w) d -> b (m d) h w", h=q.shape[-2], w=q.shape[-1])
-        return self.proj(self.act(y + self.v_local(v)))
+        return self.proj(self.act(self.v_local(v) + y))
 
 
 def _replace_attention(stages: nn.Module) -> None:
