@@ -167,13 +167,10 @@ def main() -> int:
     if options.measure:
         measure(*options.measure, options.repeats)
         return 0
-    print(
-        f"One {SIZE[0]}x{SIZE[1]} image, {NUM_CLASSES} classes, 6 scales + flip, {torch.get_num_threads()} threads, CPU."
-    )
+    threads = torch.get_num_threads()
+    print(f"One {SIZE[0]}x{SIZE[1]} image, {NUM_CLASSES} classes, 6 scales + flip, {threads} threads, CPU.")
     print(f"Targets on the light model: {TARGET_SPEED} x the speed, {TARGET_MEMORY:.2f} of the extra memory.\n")
-    print(
-        "| model | mode | straightforward s | ours s | faster | straightforward MiB | ours MiB | share | differing pixels |"
-    )
+    print("| model | mode | plain s | ours s | faster | plain MiB | ours MiB | share | differing pixels |")
     print("|---|---|---|---|---|---|---|---|---|")
     is_missed = False
     for model_name in MODELS:

@@ -188,7 +188,7 @@ def _class_order(num_classes: int, pairs: Sequence[tuple[int, int]]) -> list[int
     return order
 
 
-def _unmirrored(scores: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+def unmirrored(scores: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
     """Mirror the scores (K, n, W) of a mirrored image back, left and right classes exchanged."""
     if pairs:
         scores = scores[_class_order(len(scores), pairs)]
@@ -219,7 +219,7 @@ def bands(
         for part in maps:
             scores = part.resized(tables[part.valid[0]], size[1], start, stop)
             scores = scores.softmax(dim=1) if needs_softmax else scores
-            band = scores[0] if len(scores) == 1 else scores[0] + _unmirrored(scores[1], protocol.flip_pairs)
+            band = scores[0] if len(scores) == 1 else scores[0] + unmirrored(scores[1], protocol.flip_pairs)
             total = band if total is None else total.add_(band)
         assert total is not None
         yield slice(start, stop), total
