@@ -1,0 +1,42 @@
+"""The gallery of a report: predictions on a few test images, written beside the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from segcore.data.base import SegmentationDataset
+from segcore.predictor import Predictor
+from segcore.report.run_report import Picture
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """Return `count` indices spread over 0..total-1, first and last included; all where there are fewer."""
+    count = min(count, total)
+    return np.linspace(0, total - 1, count).round().astype(int).tolist()
+
+
+def make_pictures(predictor: Predictor, dataset: SegmentationDataset, count: int) -> list[Picture]:
+    """Predict `count` images spread evenly over a data set."""
+    samples = [dataset.load(index) for index in evenly_spaced(len(dataset), count)]
+    return [Picture(s.name, s.image, s.label, predictor(s.image).label) for s in samples]
+
+
+def write_gallery(folder: str | Path, pictures: list[Picture]) -> None:
+    """Write pictures as PNG files for `read_gallery`, in place of an earlier gallery.
+
+    Label maps hold class numbers, 255 = ignore; a picture's place in the list goes before its name.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for old in target.glob("*.png"):
+        old.unlink()
+    for number, picture in enumerate(pictures):
+        stem = f"{number:03d} {picture.name}".replace("/", "_")
+        maps = {"image": picture.image, "prediction": picture.prediction.astype(np.uint8)}
+        if picture.label is not None:
+            maps["label"] = picture.label
+        for kind, pixels in maps.items():
+            cv2.imwrite(str(target / f"{stem}.{kind}.png"), pixels)

@@ -1,0 +1,223 @@
+"""What a report shows, as plain data, and how it is read from a work directory."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from segcore.checkpoint import CheckpointMeta, read_checkpoint
+from segcore.errors import InputError
+from segcore.papers import installed_papers
+from segcore.recipe import Published
+
+GALLERY = "gallery"
+"""Folder of a work directory with "NUMBER NAME.image.png", .label.png (where labeled) and .prediction.png."""
+WEIGHTS = ("best.safetensors", "last.safetensors")
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # tensors of a file that are not parameters
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: (iteration, value) points in the order of iterations; values that are not finite are left out."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of the gallery.
+
+    Shapes:
+        image (H, W, 3) uint8 BGR; label, prediction (H, W) uint8, 255 = ignore; label None where there is none
+    """
+
+    name: str
+    image: np.ndarray
+    label: np.ndarray | None
+    prediction: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """Everything on the page. Scores are fractions, published figures percent as in the papers."""
+
+    title: str
+    """Name and reference of the paper."""
+    paper: str
+    recipe_name: str
+    dataset: str
+    date: str
+    versions: Mapping[str, str]
+    class_names: Sequence[str]
+    palette: np.ndarray
+    """(K, 3) uint8 RGB."""
+    scores: Mapping[str, float | None]
+    """Single scale, by the reference's keys: mIoU, aAcc, mAcc, IoU.<class>; None where a class is absent."""
+    scores_ms: Mapping[str, float | None]
+    """Multi-scale + flip, the same keys; empty if not tested."""
+    published: Published
+    iterations: int
+    num_images: int
+    """Images tested, 0 if not known."""
+    parameters: int
+    seconds: float
+    """Training time without validation."""
+    losses: tuple[Series, ...]
+    mious: tuple[Series, ...]
+    rates: tuple[Series, ...]
+    gallery: tuple[Picture, ...]
+    recipe: str
+    """The resolved recipe as JSON text."""
+
+
+def collect(work_dir: str | Path) -> RunReport:
+    """Read a work directory: recipe.json, log.jsonl, the newest eval_*_scale_*.json, the best weights, gallery/.
+
+    Raises:
+        InputError: if it holds no run, or no finished one.
+    """
+    folder = Path(work_dir)
+    document = _read_json(folder / "recipe.json", "a work directory of <paper>-train is expected")
+    lines = read_log(folder / "log.jsonl")
+    weights = find_weights(folder)
+    loaded = read_checkpoint(weights)
+    meta = loaded.meta
+    if meta is None:
+        raise InputError(f"{weights} does not say its recipe; a file written by <paper>-train is expected")
+    single, multi = _newest_test(folder, "single"), _newest_test(folder, "multi")
+    recipe = document["recipe"]
+    return RunReport(
+        title=_title(document["paper"]),
+        paper=document["paper"],
+        recipe_name=document["name"],
+        dataset=f"{recipe['data']['dataset']} ({recipe['data']['test_split']})",
+        date=_date(lines),
+        versions=document["versions"],
+        class_names=meta.classes,
+        palette=np.asarray(meta.palette, np.uint8),
+        scores=single.get("metric") or _last_scores(lines, meta),
+        scores_ms=multi.get("metric", {}),
+        published=Published(**recipe["published"]),
+        iterations=max((line["iteration"] for line in lines), default=meta.iteration),
+        num_images=single.get("images", 0),
+        parameters=sum(t.numel() for name, t in loaded.tensors.items() if not name.endswith(_STATISTICS)),
+        seconds=_training_seconds(lines, recipe["data"]["batch"]),
+        losses=(Series("loss", _points(lines, "train", "loss")),),
+        mious=(Series("mIoU", _points(lines, "val", "mIoU")),),
+        rates=(Series("learning rate", _points(lines, "train", "lr")),),
+        gallery=read_gallery(folder / GALLERY),
+        recipe=json.dumps(recipe, indent=1),
+    )
+
+
+def find_weights(folder: Path) -> Path:
+    """Return the best weights of a work directory, else the last ones.
+
+    Raises:
+        InputError: if it has none yet.
+    """
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"{folder} has neither {' nor '.join(WEIGHTS)}; a report needs a run that has saved weights")
+
+
+def _title(paper: str) -> str:
+    papers = installed_papers()
+    return papers[paper].title if paper in papers else paper
+
+
+def _read_json(path: Path, hint: str) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no {path}; {hint}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not readable as JSON: {error}; {hint}") from error
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log.jsonl by iteration; of a line logged twice (a resumed run) the later one counts.
+
+    A last line that was cut by a killed process is left out.
+
+    Raises:
+        InputError: if there is no such file, or a line before the last is not JSON.
+    """
+    try:
+        texts = [text for text in path.read_text("utf-8").splitlines() if text.strip()]
+    except FileNotFoundError as error:
+        raise InputError(f"there is no {path}; a report needs the log of a training run") from error
+    entries: dict[tuple[str, int], dict[str, Any]] = {}
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            if number == len(texts):
+                break
+            raise InputError(f"{path}, line {number} is not JSON: {error}; remove the line") from error
+        entries[line["mode"], line["iteration"]] = line
+    return sorted(entries.values(), key=lambda line: line["iteration"])
+
+
+def _points(lines: Sequence[Mapping[str, Any]], mode: str, name: str) -> tuple[tuple[float, float], ...]:
+    values = [(line["iteration"], line.get(name)) for line in lines if line["mode"] == mode]
+    return tuple((float(i), float(v)) for i, v in values if v is not None and math.isfinite(v))
+
+
+def _training_seconds(lines: Sequence[Mapping[str, Any]], batch: int) -> float:
+    """Sum of the logged intervals; pauses between a run's parts and validations do not count."""
+    seconds, before = 0.0, 0
+    for line in lines:
+        if line["mode"] == "train" and line.get("images_per_second"):
+            seconds += (line["iteration"] - before) * batch / line["images_per_second"]
+            before = line["iteration"]
+    return seconds
+
+
+def _date(lines: Sequence[Mapping[str, Any]]) -> str:
+    times = [line["time"] for line in lines if "time" in line]
+    return datetime.fromtimestamp(max(times), UTC).strftime("%Y-%m-%d %H:%M UTC") if times else ""
+
+
+def _last_scores(lines: Sequence[Mapping[str, Any]], meta: CheckpointMeta) -> Mapping[str, float | None]:
+    """Scores stored with the weights, else those of the last validation."""
+    validations = [line for line in lines if line["mode"] == "val"]
+    return meta.scores or (validations[-1] if validations else {})
+
+
+def _newest_test(folder: Path, scale: str) -> dict[str, Any]:
+    files = sorted(folder.glob(f"eval_{scale}_scale_*.json"))
+    return _read_json(files[-1], "delete the file and test again") if files else {}
+
+
+def read_gallery(folder: Path) -> tuple[Picture, ...]:
+    """Return the pictures of a gallery folder, by name; none where the folder does not exist.
+
+    Raises:
+        InputError: if a file of it cannot be read.
+    """
+    pictures: list[Picture] = []
+    for path in sorted(folder.glob("*.image.png")):
+        name = path.name.removesuffix(".image.png")
+        label = folder / f"{name}.label.png"
+        prediction = _read_image(folder / f"{name}.prediction.png", cv2.IMREAD_GRAYSCALE)
+        truth = _read_image(label, cv2.IMREAD_GRAYSCALE) if label.is_file() else None
+        pictures.append(Picture(name.partition(" ")[2] or name, _read_image(path, cv2.IMREAD_COLOR), truth, prediction))
+    return tuple(pictures)
+
+
+def _read_image(path: Path, mode: int) -> np.ndarray:
+    image = cv2.imread(str(path), mode)
+    if image is None:
+        raise InputError(f"cannot read the gallery file {path}; delete the folder {path.parent} and report again")
+    return image
