@@ -49,7 +49,7 @@ def run(
     """
     if not 0 <= opacity <= 1:
         raise InputError(f"--opacity must be between 0 and 1, got {opacity}")
-    jobs, videos = _sort_inputs(inputs)
+    jobs, videos = _sort_inputs(inputs, [out_dir, Path(show_dir or out_dir)])
     _check_targets(jobs, out_dir)
     written: list[Path] = []
     for job in track(jobs, "predicting", transient=True, disable=len(jobs) < 2):
@@ -66,8 +66,8 @@ def run(
     return written
 
 
-def _sort_inputs(inputs: Sequence[str]) -> tuple[list[_Job], list[Path]]:
-    """Return the images and the videos among the inputs, folders expanded."""
+def _sort_inputs(inputs: Sequence[str], outputs: Sequence[Path]) -> tuple[list[_Job], list[Path]]:
+    """Return the images and the videos among the inputs, folders expanded without output folders inside them."""
     jobs: list[_Job] = []
     videos: list[Path] = []
     if not inputs:
@@ -75,7 +75,12 @@ def _sort_inputs(inputs: Sequence[str]) -> tuple[list[_Job], list[Path]]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            names = find_files(path, IMAGE_SUFFIXES)
+            inner = [folder.resolve() for folder in outputs if path.resolve() in folder.resolve().parents]
+            names = [
+                name
+                for name in find_files(path, IMAGE_SUFFIXES)
+                if not any(folder in (path / name).resolve().parents for folder in inner)
+            ]
             if not names:
                 raise InputError(f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
             jobs += [_Job(path / name, str(Path(name).with_suffix(""))) for name in names]
