@@ -90,7 +90,7 @@ def test_a_download_that_breaks_off_is_the_same_error(monkeypatch: pytest.Monkey
     def break_off(*_: object, **__: object) -> nn.Module:
         raise ConnectionResetError("reset by peer")
 
-    monkeypatch.setattr(pretrained, "_weights_file", lambda _: "")
+    monkeypatch.setattr(pretrained, "_cached_file_of", lambda _: "")
     monkeypatch.setattr(timm, "create_model", break_off)
     with pytest.raises(InputError, match=r"--model\.pretrained false"):
         pretrained.create_timm_model("resnet18", pretrained=True, weights="")
@@ -168,6 +168,15 @@ def test_a_weights_file_reaches_any_timm_model(tmp_path: Path) -> None:
     assert len(loaded) > 100
     for key, tensor in loaded.items():
         torch.testing.assert_close(tensor, state[key.removeprefix("model.")], rtol=0, atol=0, msg=key)
+
+
+@pytest.mark.parametrize("other", ["resnet34", "convnext_atto", "resnet50"])
+def test_weights_of_another_timm_model_are_refused(other: str, tmp_path: Path) -> None:
+    file = tmp_path / "other.pth"
+    torch.save(timm.create_model(other, pretrained=False).state_dict(), file)
+    target = "resnet50" if other == "resnet34" else "resnet34"
+    with pytest.raises(InputError, match=rf"other\.pth does not fit {target}"):
+        create_backbone(target, weights=str(file))
 
 
 def test_legal_sides_have_an_even_map_at_stride_16_and_legal_ones_stay() -> None:

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import torch
 from mmcv.cnn import ConvModule
-from timm.layers import BatchNormAct2d, ConvNormAct
+from timm.layers.conv_bn_act import ConvNormAct
+from timm.layers.norm_act import BatchNormAct2d
 from timm.models.efficientformer_v2 import ConvNorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -52,7 +53,10 @@ def fold_into_previous(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
     conv.weight, conv.bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
-    return nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    if not isinstance(norm, BatchNormAct2d):
+        return nn.Identity()
+    drop, act = norm.get_submodule("drop"), norm.get_submodule("act")
+    return act if isinstance(drop, nn.Identity) else nn.Sequential(drop, act)
 
 
 @torch.no_grad()

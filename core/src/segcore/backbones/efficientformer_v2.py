@@ -5,7 +5,7 @@ timm's layers, with attention that takes any image size: its position bias is th
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 from einops import rearrange
@@ -96,15 +96,21 @@ class DownAttention(nn.Module):
         return self.proj(self.act(self.v_local(v) + y))
 
 
+def _widths(block: ConvNorm) -> tuple[int, int]:
+    """Return the input and output channels of a convolution with norm."""
+    outputs, inputs = block.get_parameter("conv.weight").shape[:2]
+    return inputs, outputs
+
+
 def _replace_attention(stages: nn.Module) -> None:
     """Put our attention in the place of timm's, which takes one image size only."""
     for parent in list(stages.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Attention2d):
                 stride = 1 if child.stride_conv is None else 2
-                setattr(parent, name, Attention(child.k.conv.in_channels, stride))
+                setattr(parent, name, Attention(_widths(child.k)[0], stride))
             elif isinstance(child, Attention2dDownsample):
-                setattr(parent, name, DownAttention(child.k.conv.in_channels, child.proj.conv.out_channels))
+                setattr(parent, name, DownAttention(_widths(child.k)[0], _widths(child.proj)[1]))
 
 
 class EfficientFormerV2(Backbone):
@@ -127,14 +133,15 @@ class EfficientFormerV2(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        model = timm.create_model(name, pretrained=False, num_classes=0, drop_path_rate=drop_path_rate)
+        model: Any = timm.create_model(name, pretrained=False, num_classes=0, drop_path_rate=drop_path_rate)
         _replace_attention(model.stages)
-        self.stem = model.stem
-        self.stages = model.stages
+        self.stem: nn.Module = model.stem
+        self.stages: nn.Sequential = model.stages
         self.channels = tuple(level["num_chs"] for level in model.feature_info)
         self.strides = tuple(level["reduction"] for level in model.feature_info)
         for module_name, module in self.named_modules():
-            if module_name.endswith((".mlp.fc1.conv", ".mlp.fc2.conv")):
+            if isinstance(module, nn.Conv2d) and module_name.endswith((".mlp.fc1.conv", ".mlp.fc2.conv")):
+                assert module.bias is not None
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         if pretrained or weights:

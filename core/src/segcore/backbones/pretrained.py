@@ -5,19 +5,20 @@ from __future__ import annotations
 import difflib
 import logging
 import socket
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
 import timm
+import torch
 from huggingface_hub import constants, try_to_load_from_cache
-from torch import nn
 
+from segcore.checkpoint import read_checkpoint
 from segcore.errors import InputError
 
 _LOG = logging.getLogger(__name__)
 _CONNECT_SECONDS = 5.0
+_SHOWN = 200  # characters of timm's message
 
 
 def check_name(name: str) -> None:
@@ -57,7 +58,7 @@ def _cached_file(repository: str) -> str:
     return ""
 
 
-def _weights_file(name: str) -> str:
+def _cached_file_of(name: str) -> str:
     """Return the local file of the weights that timm would load, or an empty string: they must be downloaded.
 
     Raises:
@@ -76,23 +77,46 @@ def _weights_file(name: str) -> str:
     return cached
 
 
-def create_timm_model(name: str, pretrained: bool, weights: str, **options: Any) -> nn.Module:
-    """Build a timm model; with weights from `weights` (a file) or, if that is empty and `pretrained`, through timm.
+def create_timm_model(name: str, pretrained: bool, weights: str, **options: Any) -> Any:
+    """Build a timm model: an nn.Module with timm's attributes.
+
+    Its weights come from the file `weights` or, if that is empty and `pretrained`, through timm.
 
     Raises:
         InputError: unknown name, missing file, no weights, no network.
     """
     check_name(name)
-    if weights and not Path(weights).is_file():
-        raise InputError(f"--model.weights {weights}: no such file")
-    if not weights and not pretrained:
+    if weights:
+        return _from_file(name, weights, options)
+    if not pretrained:
         return timm.create_model(name, pretrained=False, **options)
-    file = weights or _weights_file(name)
-    if file:
-        # timm's own reading: it knows how each family's original files differ from its models
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": file}, **options)
+    cached = _cached_file_of(name)
+    if cached:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": cached}, **options)
     _LOG.info("downloading the ImageNet weights of %s", name)
     try:
         return timm.create_model(name, pretrained=True, **options)
     except OSError as error:  # every error of huggingface_hub and urllib that stands for the network is one
         raise _unreachable(name) from error
+
+
+def _from_file(name: str, weights: str, options: dict[str, Any]) -> Any:
+    """Build a timm model with the weights of a file, by timm's own reading: it knows each family's original names.
+
+    timm leaves out silently what a file lacks. So the model is built twice from the same random state, and matrices
+    that are equal in both were not in the file.
+    """
+    read_checkpoint(weights)  # absent, damaged or unsafe files are refused here, with a sentence
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        initial = timm.create_model(name, pretrained=False, **options).state_dict()
+        torch.manual_seed(0)
+        try:
+            model: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": weights}, **options)
+        except (RuntimeError, KeyError) as error:  # shapes of another model
+            raise InputError(f"--model.weights {weights} does not fit {name}: {str(error)[:_SHOWN]}") from error
+    same = [key for key, tensor in model.state_dict().items() if tensor.ndim > 1 and torch.equal(tensor, initial[key])]
+    if same:
+        shown = ", ".join(same[:3])
+        raise InputError(f"--model.weights {weights} does not fit {name}: it lacks {len(same)} matrices ({shown}, ...)")
+    return model

@@ -33,7 +33,7 @@ _HEAD_RENAMES = (
     (r"^(decode_head\.(?:meta|trans)\..*)\.(fc1|fc2)\.", r"\1.mlp.\2."),
 )
 
-_BACKBONES_BY_WIDTH = {  # channels at strides 8, 16 and 32
+_BACKBONES_BY_WIDTH: dict[tuple[int, ...], str] = {  # channels at strides 8, 16 and 32
     (48, 96, 176): "efficientformerv2_s0",
     (48, 120, 224): "efficientformerv2_s1",
     (64, 144, 288): "efficientformerv2_s2",

@@ -115,7 +115,8 @@ class PyramidContext(nn.Module):
         self.blocks = nn.Sequential(*(RectangularModule(sum(channels), band, sync_norms) for _ in range(num_modules)))
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        size = tuple(-(-side // 2) for side in levels[-1].shape[-2:])
+        height, width = levels[-1].shape[-2:]
+        size = (-(-height // 2), -(-width // 2))
         # adaptive, not stride-2 pooling: with an odd number of rows (480x480: 15) the windows overlap
         pooled = torch.cat([F.adaptive_avg_pool2d(level, size) for level in levels], dim=1)
         return self.blocks(pooled).split(self.channels, dim=1)

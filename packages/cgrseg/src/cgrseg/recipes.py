@@ -12,17 +12,16 @@ from cgrseg.options import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
 from segcore.recipe import Augment, Data, Evaluate, Optim, Published, Recipe, Run, Schedule
 
 # "head" also hits the backbone's talking_head convolutions, and norms called q.1 or bn keep their decay: as published
-_RULES = {
-    "lr_mult": {"head": 10.0},
-    "decay_mult": {"absolute_pos_embed": 0.0, "norm": 0.0},
-}
+_OPTIM = Optim(
+    lr=1.2e-4, weight_decay=0.01, lr_mult={"head": 10.0}, decay_mult={"absolute_pos_embed": 0.0, "norm": 0.0}
+)
 _README = "project README; "
 
 _ADE20K = Recipe(
     model=CGRSEG_T,
     data=Data(dataset="ade20k", batch=16),
     augment=Augment(scale=(2048, 512), crop=(512, 512)),
-    optim=Optim(lr=1.2e-4, weight_decay=0.01, **_RULES),
+    optim=_OPTIM,
     schedule=Schedule(iterations=160_000, warmup=1500, warmup_ratio=1e-6),
     evaluate=Evaluate(scale=(2048, 512), pad_divisor=32),
     run=Run(eval_interval=4000, save_interval=4000, keep=1),
