@@ -174,7 +174,7 @@ def test_classes_can_be_given_as_a_file(tmp_path: Path) -> None:
         (["w.safetensors"], "needs --paper NAME and --recipe NAME"),
         (["w.onnx"], "expected OUT to end with .safetensors"),
         (["w.safetensors", "--paper", "tiny", "--recipe", "huge"], "tiny has no recipe 'huge'"),
-        (["w.safetensors", "--paper", "tiny", "--recipe", "toy", "--classes", "x"], "--classes must be a file or one"),
+        (["w.safetensors", "--paper", "tiny", "--recipe", "toy", "--classes", "x"], "has no fixed classes"),
     ],
 )
 def test_impossible_conversions_are_one_sentence(tmp_path: Path, words: list[str], sentence: str) -> None:

@@ -16,7 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("segcore.score_command", "score a folder of predicted label maps"),
     "convert": ("segcore.convert_command", "turn a published .pth checkpoint into ours"),
     "export": ("segcore.export", "write a trained network as torch.export program or ONNX"),
-    "count": ("segcore.count", "parameters and multiply-adds of a recipe's network"),
+    "count": ("segcore.count_command", "parameters and multiply-adds of a recipe's network"),
     "report": ("segcore.report.command", "HTML page of a work directory: curves, scores, gallery"),
     "demo": ("segcore.demo", "train, test and report on generated scenes in a few minutes"),
 }

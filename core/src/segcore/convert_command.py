@@ -101,8 +101,8 @@ def _classes(asked: str, recipe: Recipe, loaded: LoadedCheckpoint) -> ClassTable
     """Return the classes that were asked for, else those that the file names, else those of the recipe's data set."""
     import numpy as np
 
-    from segcore.data import create_dataset, published_datasets
-    from segcore.data.base import ClassTable, load_classes
+    from segcore.data import dataset_classes
+    from segcore.data.base import ClassTable
     from segcore.data.folder import make_palette, read_classes
 
     if asked and Path(asked).is_file():
@@ -112,10 +112,4 @@ def _classes(asked: str, recipe: Recipe, loaded: LoadedCheckpoint) -> ClassTable
         palette = np.asarray(loaded.published_meta.get("PALETTE", ()))
         is_complete = palette.shape == (len(names), 3)
         return ClassTable(tuple(map(str, names)), palette.astype(np.uint8) if is_complete else make_palette(len(names)))
-    dataset = asked or recipe.data.dataset
-    if dataset == "toy":
-        return create_dataset(recipe.data, "", recipe.data.test_split).classes
-    known = published_datasets()
-    if dataset not in known:
-        raise InputError(f"--classes must be a file or one of {', '.join(known)}, got {dataset!r}")
-    return load_classes(dataset)
+    return dataset_classes(recipe.data, asked)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from segcore.errors import InputError
 
 if TYPE_CHECKING:
-    from segcore.data.base import FileDataset, SegmentationDataset
+    from segcore.data.base import ClassTable, FileDataset, SegmentationDataset
     from segcore.recipe import Data
 
 DATASETS = {
@@ -51,6 +51,27 @@ def published_kind(name: str) -> type[FileDataset]:
     """Return the class of a published data set by its name; its `classes` need no files."""
     module, kind = _PUBLISHED[name]
     return getattr(import_module(module), kind)
+
+
+def dataset_classes(data: Data, name: str = "") -> ClassTable:
+    """Return the classes of a data set without reading its files.
+
+    Args:
+        data: the recipe's data options.
+        name: another data set than the recipe's.
+
+    Raises:
+        InputError: if the data set is unknown, or its classes are in the user's folder.
+    """
+    name = name or data.dataset
+    if name == "toy":
+        from segcore.data.toy import ToyScenes
+
+        return ToyScenes.classes
+    if name not in _PUBLISHED:
+        known = ", ".join(("toy", *published_datasets()))
+        raise InputError(f"the data set {name!r} has no fixed classes (those of {known} are fixed); give --classes")
+    return published_kind(name).classes
 
 
 def create_dataset(
