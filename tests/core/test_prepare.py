@@ -248,10 +248,10 @@ def test_a_killed_worker_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_disk(*_: object, **__: object) -> None:
+    def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full_disk)
+    monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_png(tmp_path / "a.png", np.zeros(SIZE, np.uint8))
     assert list(tmp_path.iterdir()) == []

