@@ -123,12 +123,21 @@ def test_the_multi_scale_card_is_left_out_where_it_was_not_tested() -> None:
     assert "multi-scale" not in render(replace(report, scores_ms={}))
 
 
+def _embedded(page: str) -> list[np.ndarray]:
+    """Decode the pictures of a page, BGR (H, W, 3)."""
+    images: list[np.ndarray] = []
+    for text in re.findall(r"data:image/\w+;base64,([^\"]+)", page):
+        image = cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_COLOR)
+        assert image is not None
+        images.append(image)
+    return images
+
+
 def test_embedded_label_prediction_and_error_hold_the_exact_colors() -> None:
     report = _report()
     picture = report.gallery[0]
     assert picture.label is not None
-    images = [base64.b64decode(text) for text in re.findall(r"data:image/\w+;base64,([^\"]+)", render(report))]
-    image, label, prediction, error = (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in images)
+    image, label, prediction, error = _embedded(render(report))
     assert np.abs(image.astype(int) - picture.image).max() < 12  # JPEG
     palette = np.array(PALETTE, np.uint8)
     np.testing.assert_array_equal(prediction[..., ::-1], palette[picture.prediction])
@@ -142,8 +151,7 @@ def test_embedded_label_prediction_and_error_hold_the_exact_colors() -> None:
 def test_wide_pictures_are_embedded_smaller() -> None:
     picture = Picture("wide", np.zeros((100, 2000, 3), np.uint8), None, np.zeros((100, 2000), np.uint8))
     page = render(replace(_report(), gallery=(picture,)))
-    images = [base64.b64decode(text) for text in re.findall(r"data:image/\w+;base64,([^\"]+)", page)]
-    shapes = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape for data in images]
+    shapes = [image.shape for image in _embedded(page)]
     assert shapes == [(26, 512, 3)] * 2  # image and prediction: no label, no error map
 
 

@@ -1,0 +1,108 @@
+"""What every paper's commands must do: instant help, training by torchrun, tests, predictions, the demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from segcore import cli, demo
+from segcore.data.toy import ToyScenes
+from segcore.papers import Paper
+from tests.contract.conftest import Run, small_recipe
+
+BIN = Path(sys.executable).parent
+HELP_SECONDS = 1.0
+
+
+def _child_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.parametrize("command", ["train", "test", "predict"])
+@pytest.mark.parametrize("words", [["--help"], ["--list"], ["toy", "--help"]], ids=" ".join)
+def test_help_is_instant_and_loads_no_torch(paper: Paper, command: str, words: list[str]) -> None:
+    program = BIN / f"{paper.name}-{command}"
+    before = _child_seconds()
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", str(program), *words], capture_output=True, text=True, check=True
+    )
+    # processor time: other programs on the machine do not count
+    assert _child_seconds() - before < HELP_SECONDS
+    imported = set(re.findall(r"^import time:.*\|\s+(\S+)$", run.stderr, flags=re.MULTILINE))
+    assert "tyro" in imported  # the listing was read
+    assert not {name for name in imported if name.split(".")[0] in ("torch", "timm", "mmcv", "torchvision")}
+    assert "toy" in run.stdout
+
+
+def test_the_commands_are_modules_for_torchrun(paper: Paper) -> None:
+    for command in ("train", "test", "predict"):
+        words = [sys.executable, "-m", f"{paper.name}.{command}", "--list"]
+        assert "camvid" in subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def _options(run: Run, work_dir: Path) -> list[str]:
+    """Return the command-line form of a test of a finished run."""
+    recipe, weights = str(run.folder / "recipe.json"), str(run.folder / "last.safetensors")
+    return [recipe, weights, "--run.work-dir", str(work_dir)]
+
+
+def _metric(folder: Path) -> dict[str, float]:
+    (file,) = folder.glob("eval_single_scale_*.json")
+    return json.loads(file.read_text())["metric"]
+
+
+def test_two_processes_score_exactly_what_one_does(finished_run: Run, tmp_path: Path) -> None:
+    name = finished_run.paper.name
+    assert cli.test_command(finished_run.paper, _options(finished_run, tmp_path / "one")) == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [*launcher, "-m", f"{name}.test", *_options(finished_run, tmp_path / "two")]
+    run = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert run.returncode == 0, run.stderr
+    assert len(ToyScenes("val", finished_run.recipe.data.num_images[1], (32, 32))) % 2 == 1  # an uneven share
+    one, two = _metric(tmp_path / "one"), _metric(tmp_path / "two")
+    np.testing.assert_equal(two, one)  # NaN of an absent class equals NaN
+
+
+def test_prediction_writes_a_label_map_of_the_image_size(finished_run: Run, tmp_path: Path) -> None:
+    image = tmp_path / "street.png"
+    cv2.imwrite(str(image), ToyScenes("test", 1, (70, 101))[0].image)
+    recipe, weights = str(finished_run.folder / "recipe.json"), str(finished_run.folder / "last.safetensors")
+    assert cli.predict_command(finished_run.paper, [recipe, weights, str(image), "--out", str(tmp_path / "out")]) == 0
+    label = cv2.imread(str(tmp_path / "out" / "street.png"), cv2.IMREAD_UNCHANGED)
+    assert label is not None
+    assert label.shape[:2] == (70, 101)
+
+
+def test_the_demo_trains_tests_and_reports(
+    paper: Paper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = replace(paper, recipes={**paper.recipes, "toy": small_recipe(paper, tmp_path)})
+    monkeypatch.setattr(demo, "load_paper", lambda _: small)
+    words = ["--paper", paper.name, "--out", str(tmp_path), "--iterations", "2", "--device", "cpu"]
+    for _ in range(2):  # the second one takes the place of the first
+        assert demo.main(words) == 0
+    page = tmp_path / paper.name / "report.html"
+    assert page.read_text("utf-8").count("data:image/") == 4 * 5
+    printed = capsys.readouterr().out
+    assert re.search(r"mIoU \d+\.\d+ % single scale, \d+\.\d+ % multi-scale \+ flip", printed)
+    assert str(page) in printed
+
+
+def test_the_demo_leaves_a_foreign_folder_alone(paper: Paper, tmp_path: Path) -> None:
+    folder = tmp_path / paper.name
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(demo.InputError, match="something else than an earlier demo"):
+        demo.main(["--paper", paper.name, "--out", str(tmp_path)])
+    assert (folder / "thesis.txt").read_text() == "years of work"
