@@ -43,6 +43,7 @@ class NoiseImages(SegmentationDataset):
         rng = np.random.default_rng(index)
         size = (20 + index % 5, 25 + index % 3)
         label = rng.choice(np.array([0, 1, 2, 255], np.uint8), size)
+        label.setflags(write=False)  # as decoders give it
         return Sample(rng.integers(0, 256, (*size, 3), dtype=np.uint8), label if self.labeled else None, f"n{index}")
 
 
@@ -67,6 +68,7 @@ def test_scores_equal_images_counted_one_by_one() -> None:
     assert scores.names == ("one", "two", "three")
 
 
+@pytest.mark.filterwarnings("error")
 def test_loader_processes_do_not_change_the_scores() -> None:
     model, dataset = small_model(), NoiseImages(5)
     alone, helped = (evaluate(model, dataset, PROTOCOL, device=CPU, workers=workers) for workers in (0, 2))
@@ -131,6 +133,12 @@ def test_batch_statistics_do_not_change_during_evaluation() -> None:
     evaluate(model, NoiseImages(2), PROTOCOL, device=CPU, workers=0)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_evaluation_leaves_the_random_numbers_of_training_alone() -> None:
+    model, state = small_model(), torch.get_rng_state()
+    evaluate(model, NoiseImages(2), PROTOCOL, device=CPU, workers=1)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_mixed_precision_gives_nearly_the_same_scores() -> None:

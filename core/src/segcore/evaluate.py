@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -58,7 +59,9 @@ class _TestSet(Dataset[_Prepared | InputError]):
                     f"{self.dataset.name}: {sample.name} has no label to score; choose a split with annotations, or "
                     "write predictions with --format-only --out DIR"
                 )
-            label = torch.from_numpy(sample.label)
+            label = torch.from_numpy(
+                np.require(sample.label, requirements=["C", "W"])
+            )  # decoders give read-only arrays
         height, width = sample.image.shape[:2]
         parts = views(sample.image, self.protocol)
         return _Prepared(index, sample.name, (height, width), parts, label, sample if self.with_samples else None)
@@ -83,6 +86,7 @@ def _prepared(test_set: _TestSet, indices: Sequence[int], workers: int, device: 
         worker_init_fn=quiet_worker,
         pin_memory=device.type == "cuda",
         prefetch_factor=2 if workers else None,
+        generator=torch.Generator(),  # its own: validating must not move the random numbers of training
     )
     yield from raise_faults(loader)
 
@@ -123,8 +127,8 @@ def evaluate(
 ) -> Scores:
     """Return the scores of a network on a data set, over all processes.
 
-    Process r of P takes the images r, r + P, ...: every image counts once for any P. Only the confusion matrix grows
-    old: memory does not depend on the number of images.
+    Process r of P takes the images r, r + P, ...: every image counts once for any P. Only the confusion matrix is
+    kept: memory does not depend on the number of images.
 
     Args:
         workers: loader processes, which decode and resize.

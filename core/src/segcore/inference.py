@@ -21,7 +21,7 @@ from segcore.transforms import MEAN, STD, multiple_size, rescaled_size, resize_i
 from segcore.transforms import scaled as scaled_bounds
 
 BAND_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
-"""Scores enlarged at a time, per device type: what stays in a core's cache, or what keeps a GPU busy."""
+"""Scores enlarged at a time: what stays in the cache of each CPU core, or what keeps a GPU busy."""
 
 
 CPU_PIXELS = 512 * 512
@@ -211,7 +211,8 @@ def bands(
     needs_softmax = protocol.family == "M" and not (is_ranking and is_alone)
     first = maps[0].scores[0]
     widest = max(size[1], *(part.size[1] for part in maps))
-    budget = BAND_BYTES.get(first.device.type, BAND_BYTES["cuda"])
+    is_cpu = first.device.type == "cpu"
+    budget = BAND_BYTES["cpu"] * torch.get_num_threads() if is_cpu else BAND_BYTES["cuda"]
     height = max(budget // (4 * first.shape[0] * first.shape[1] * widest), 1)
     for start in range(0, size[0], height):
         stop = min(start + height, size[0])
