@@ -33,7 +33,7 @@ class Street(NamedTuple):
         """Draw a street."""
         lanes = int(rng.integers(2, 5))
         half = lanes * LANE_WIDTH / 2 + float(rng.uniform(0, 1.5))
-        crossing = float(rng.uniform(11, 30)) if rng.random() < 0.6 else 0.0
+        crossing = float(rng.uniform(10, 22)) if rng.random() < 0.6 else 0.0
         return cls(lanes, half, float(rng.uniform(2.2, 4.5)), crossing, int(rng.integers(3)), bool(rng.random() < 0.3))
 
     @property

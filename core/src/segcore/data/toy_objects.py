@@ -147,21 +147,21 @@ def draw_pole(canvas: Canvas, pole: Pole, light: float) -> None:
         fill(_limb(0, 0, 0, min(0.5, top), 1.4 * half, 1.3 * half), shade(metal, 0.85))
     if pole.kind == "lamp":
         reach = inward * 1.5
-        fill(np.array([(0, top - 0.12), (0, top + 0.1), (reach, top + 0.3), (reach, top + 0.14)]), metal)
+        fill(np.array([(0, top - 0.18), (0, top + 0.12), (reach, top + 0.34), (reach, top + 0.1)]), metal)
         fill(np.add(_LAMP_HEAD, (reach, top + 0.2)), (190.0, 235.0, 255.0) if pole.state else shade(metal, 1.1))
     elif pole.kind == "sign":
         outline = _CIRCLE if pole.plate[0] > 90 else _CIRCLE[[3, 7, 11]] if pole.plate[1] > 90 else _SQUARE
-        fill(outline * 0.46 + (0, top - 0.35), shade(pole.plate, light))
-        fill(outline * 0.3 + (0, top - 0.35), shade((235.0, 235.0, 235.0), light))
+        fill(outline * 0.52 + (0, top - 0.35), shade(pole.plate, light))
+        fill(outline * 0.36 + (0, top - 0.35), shade((235.0, 235.0, 235.0), light))
     elif pole.kind == "signal":
-        fill(_limb(0, top + 0.05, 0, top - 1.15, 0.24, 0.24), shade((35.0, 38.0, 35.0), light))
+        fill(_limb(0, top + 0.05, 0, top - 1.15, 0.28, 0.28), shade((35.0, 38.0, 35.0), light))
         lamps: tuple[Color, ...] = ((50, 50, 240), (50, 190, 245), (90, 220, 60))
         for i, lamp in enumerate(lamps):
             is_on = i == pole.state
             fill(_CIRCLE * 0.15 + (0, top - 0.18 - 0.37 * i), lamp if is_on else shade(lamp, 0.3 * light))
 
 
-_LAMP_HEAD = np.array([(-0.45, 0.1), (0.45, 0.1), (0.35, -0.14), (-0.35, -0.14)])
+_LAMP_HEAD = np.array([(-0.55, 0.14), (0.55, 0.14), (0.42, -0.2), (-0.42, -0.2)])
 _SQUARE = np.array([(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)])
 
 

@@ -174,13 +174,13 @@ def people(rng: np.random.Generator, street: Street) -> Iterator[Person]:
     for _ in range(int(rng.integers(3, 10))):
         side = float(rng.choice((-1.0, 1.0)))
         x = side * (street.half_width + float(rng.uniform(0.5, street.sidewalk - 0.3)))
-        yield _person(rng, x, 4.5 + 20.0 * float(rng.random()) ** 1.5)
+        yield _person(rng, x, 4.0 + 14.0 * float(rng.random()) ** 1.2)
     if street.crossing:
         for _ in range(int(rng.integers(0, 5))):
             x = float(rng.uniform(-1, 1)) * street.half_width
             yield _person(rng, x, street.crossing - 3 + float(rng.uniform(-1.2, 1.2)))
     if rng.random() < 0.35:
-        yield _person(rng, float(rng.uniform(-1, 1)) * street.half_width, float(rng.uniform(6, 18)))
+        yield _person(rng, float(rng.uniform(-1, 1)) * street.half_width, float(rng.uniform(5, 15)))
 
 
 def _person(rng: np.random.Generator, x: float, z: float) -> Person:
@@ -206,22 +206,22 @@ def poles(rng: np.random.Generator, street: Street, is_dark: bool) -> Iterator[P
     metals: tuple[Color, ...] = ((95, 95, 92), (140, 142, 142), (60, 70, 60), (70, 85, 110))
     metal = _pick(rng, metals)
     plates: tuple[Color, ...] = ((40, 40, 200), (190, 90, 30), (45, 190, 230), (45, 60, 200))
-    step, start = float(rng.uniform(14, 24)), float(rng.uniform(6, 12))
-    height, width = float(rng.uniform(5.5, 8.5)), float(rng.uniform(0.22, 0.36))
+    step, start = float(rng.uniform(13, 20)), float(rng.uniform(4.5, 8))
+    height, width = float(rng.uniform(5.5, 8.5)), float(rng.uniform(0.3, 0.46))
     both = rng.random() < 0.5
-    for i, z in enumerate(np.arange(start, 60, step if both else step / 2)):
+    for i, z in enumerate(np.arange(start, 45, step if both else step / 2)):
         for side in (-1.0, 1.0) if both else ((-1.0, 1.0)[i % 2],):
             yield Pole(side * (street.half_width + 0.45), float(z), "lamp", height, width, metal, metal, int(is_dark))
     for _ in range(int(rng.integers(1, 5))):
-        x, z = float(rng.choice((-1.0, 1.0))) * (street.half_width + 0.5), float(rng.uniform(5, 25))
-        width, height = float(rng.uniform(0.14, 0.2)), float(rng.uniform(2.4, 3.2))
+        x, z = float(rng.choice((-1.0, 1.0))) * (street.half_width + 0.5), float(rng.uniform(4, 16))
+        width, height = float(rng.uniform(0.18, 0.26)), float(rng.uniform(2.4, 3.2))
         yield Pole(x, z, "sign", height, width, metal, _pick(rng, plates), 0)
     if street.crossing and rng.random() < 0.7:
         state = int(rng.integers(3))
         for side in (-1.0, 1.0):
-            yield Pole(side * (street.half_width + 0.4), street.crossing - 5, "signal", 3.3, 0.2, metal, metal, state)
+            yield Pole(side * (street.half_width + 0.4), street.crossing - 5, "signal", 3.3, 0.28, metal, metal, state)
     if rng.random() < 0.3:
         side, color = float(rng.choice((-1.0, 1.0))), _pick(rng, metals)
-        for z in np.arange(5.0, 20.0, 2.2):
+        for z in np.arange(4.5, 16.0, 2.2):
             if _is_free(street, float(z)):
-                yield Pole(side * (street.half_width + 0.35), float(z), "bollard", 0.95, 0.18, color, color, 0)
+                yield Pole(side * (street.half_width + 0.35), float(z), "bollard", 1.0, 0.28, color, color, 0)
