@@ -178,8 +178,8 @@ class Loop:
     def _evaluate(self, is_last: bool) -> None:
         trainer, recipe = self.trainer, self.trainer.recipe
         trainer.synchronize_buffers()
-        wanted = set(range(0, len(trainer.test_data), max(len(trainer.test_data) // NUM_OVERLAYS, 1)))
-        palette = trainer.test_data.classes.palette
+        wanted = set(range(0, len(trainer.val_data), max(len(trainer.val_data) // NUM_OVERLAYS, 1)))
+        palette = trainer.val_data.classes.palette
 
         def show(index: int, sample: Sample, prediction: Tensor) -> None:
             if index in wanted:
@@ -189,7 +189,7 @@ class Loop:
         with trainer.evaluation_weights() as model:
             self.scores = evaluate(
                 model,
-                trainer.test_data,
+                trainer.val_data,
                 recipe.evaluate,
                 device=trainer.world.device,
                 workers=recipe.data.workers,
@@ -259,6 +259,6 @@ def _first_line(trainer: Trainer, source: Path | None) -> str:
     start = f"resuming from {source} at iteration {trainer.iteration}" if source else "starting from iteration 0"
     return (
         f"{trainer.paper.name} {trainer.name}: {parameters / 1e6:.2f} M parameters, {len(trainer.train_data)} training "
-        f"and {len(trainer.test_data)} validation images, {trainer.total} iterations of {trainer.recipe.data.batch} "
+        f"and {len(trainer.val_data)} validation images, {trainer.total} iterations of {trainer.recipe.data.batch} "
         f"images on {trainer.world.size} x {trainer.world.device.type}; {start}"
     )

@@ -44,10 +44,14 @@ class Data:
     """toy, folder, or a published data set by its name (`segcore data list`)."""
     train_split: str = "train"
     """Split(s) to train on; several are joined with +."""
+    val_split: str = "val"
+    """Split to validate on during training."""
     test_split: str = "val"
-    """Split to validate and test on."""
+    """Split that <paper>-test scores."""
     train_list: str = ""
     """File with one image stem per line: train on these images only."""
+    val_list: str = ""
+    """File with one image stem per line: validate on these images only."""
     test_list: str = ""
     """File with one image stem per line: test on these images only."""
     classes: str = ""
@@ -276,7 +280,7 @@ class Run:
     eval_interval: int = 4000
     """Iterations between validations; 0 validates at the end only."""
     eval_images: int = 0
-    """Validate during training on the first so many test images; 0 uses all."""
+    """Validate during training on the first so many images; 0 and the last validation use all."""
     save_interval: int = 4000
     """Iterations between saved states; the last one is always saved."""
     keep: int = 2

@@ -47,7 +47,7 @@ class Trainer:
         self.paper, self.name, self.recipe, self.world = paper, name, recipe, world
         data, run = recipe.data, recipe.run
         self.train_data = create_dataset(data, run.data, data.train_split, list_file=data.train_list)
-        self.test_data = create_dataset(data, run.data, data.test_split, list_file=data.test_list)
+        self.val_data = create_dataset(data, run.data, data.val_split, list_file=data.val_list)
         self.total = total_iterations(recipe, len(self.train_data))
         self.plan = BatchPlan(len(self.train_data), data.batch, run.seed)
         torch.manual_seed(run.seed)
