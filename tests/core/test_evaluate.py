@@ -62,7 +62,7 @@ def test_scores_equal_images_counted_one_by_one() -> None:
         image, label, _ = dataset.load(index)
         assert label is not None
         prediction = predict_labels(model, views(image, PROTOCOL), PROTOCOL, label.shape)
-        matrix.update(prediction, torch.from_numpy(label))
+        matrix.update(prediction, torch.from_numpy(label.copy()))
     scores = evaluate(model, dataset, PROTOCOL, device=CPU, workers=0)
     np.testing.assert_array_equal(areas(scores), areas(matrix.scores()))
     assert scores.names == ("one", "two", "three")

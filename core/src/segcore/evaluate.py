@@ -59,9 +59,8 @@ class _TestSet(Dataset[_Prepared | InputError]):
                     f"{self.dataset.name}: {sample.name} has no label to score; choose a split with annotations, or "
                     "write predictions with --format-only --out DIR"
                 )
-            label = torch.from_numpy(
-                np.require(sample.label, requirements=["C", "W"])
-            )  # decoders give read-only arrays
+            # decoders give read-only arrays, which torch does not take
+            label = torch.from_numpy(np.require(sample.label, requirements=["C", "W"]))
         height, width = sample.image.shape[:2]
         parts = views(sample.image, self.protocol)
         return _Prepared(index, sample.name, (height, width), parts, label, sample if self.with_samples else None)
