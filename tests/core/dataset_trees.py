@@ -14,6 +14,10 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
+from segcore.app import main
+from segcore.data import create_dataset
+from segcore.recipe import Data
+
 SIZE = (24, 32)
 IGNORE = 255
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -214,3 +218,14 @@ def save_polygons(path: Path, objects: Sequence[tuple[str, Polygon]], deleted: S
     entries += [{"label": name, "polygon": [[0, 0], [31, 0], [31, 23], [0, 23]], "deleted": 1} for name in deleted]
     path.write_text(json.dumps({"imgHeight": SIZE[0], "imgWidth": SIZE[1], "objects": entries}))
     return path
+
+
+def prepare(dataset: str, root: Path, *words: str) -> int:
+    """Run `segcore data prepare` in this process; returns its exit code."""
+    return main(["data", "prepare", dataset, "--root", str(root), "--processes", "1", *words])
+
+
+def labels_of(dataset: str, root: Path, split: str) -> list[np.ndarray]:
+    """Return the train ids of every image of a split."""
+    data = create_dataset(Data(dataset=dataset), str(root), split)
+    return [data.load_label(i) for i in range(len(data))]
