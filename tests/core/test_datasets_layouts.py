@@ -54,7 +54,7 @@ def one_step(root: Path, out: Path, layout_name: str) -> Recipe:
     base = PAPER.recipes["toy"]
     return replace(
         base,
-        data=replace(fragment.data, batch=2, workers=0),
+        data=replace(fragment.data, val_split=layout.splits[1], batch=2, workers=0),
         augment=replace(fragment.augment, crop=(64, 96), scale=(96, 64)),
         evaluate=replace(fragment.evaluate, scale=(64, 48)),
         schedule=Schedule(iterations=1),

@@ -42,7 +42,6 @@ def times(root: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in sorted(root.rglob("*.png"))}
 
 
-# Which trees are converted, and what is then read
 @pytest.mark.parametrize(
     ("name", "dataset", "converted"),
     [
