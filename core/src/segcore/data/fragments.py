@@ -30,7 +30,7 @@ class Fragment:
     evaluate: Evaluate
 
     def splits(self, train: str, test: str) -> Fragment:
-        """Return the same settings trained and tested on other splits (several joined with +); `val` still validates."""
+        """Return the same settings, trained and tested on other splits (several joined with +); val validates."""
         return replace(self, data=replace(self.data, train_split=train, test_split=test))
 
     def testing(self, **changes: Any) -> Fragment:
