@@ -9,36 +9,32 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cgrseg.options import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
+from segcore.data.fragments import ADE20K_512, COCO_STUFF_10K, PASCAL_CONTEXT_59, Fragment
 from segcore.recipe import Augment, Data, Evaluate, Optim, Published, Recipe, Run, Schedule
 
 # "head" also hits the backbone's talking_head convolutions, and norms called q.1 or bn keep their decay: as published
 _OPTIM = Optim(
     lr=1.2e-4, weight_decay=0.01, lr_mult={"head": 10.0}, decay_mult={"absolute_pos_embed": 0.0, "norm": 0.0}
 )
-_README = "project README; "
 
-_ADE20K = Recipe(
-    model=CGRSEG_T,
-    data=Data(dataset="ade20k", batch=16),
-    augment=Augment(scale=(2048, 512), crop=(512, 512)),
-    optim=_OPTIM,
-    schedule=Schedule(iterations=160_000, warmup=1500, warmup_ratio=1e-6),
-    evaluate=Evaluate(scale=(2048, 512), pad_divisor=32),
-    run=Run(eval_interval=4000, save_interval=4000, keep=1),
-)
+
+def _base(fragment: Fragment, iterations: int) -> Recipe:
+    return Recipe(
+        model=CGRSEG_T,
+        data=replace(fragment.data, batch=16),
+        augment=fragment.augment,
+        optim=_OPTIM,
+        schedule=Schedule(iterations=iterations, warmup=1500, warmup_ratio=1e-6),
+        evaluate=fragment.evaluate,
+        run=Run(eval_interval=4000, save_interval=4000, keep=1),
+    )
+
+
+_ADE20K = _base(ADE20K_512.testing(pad_divisor=32), 160_000)
 # No config was released for the next two: 80k iterations as in a later paper of the same authors (arXiv 2405.06525).
-_COCO_STUFF_10K = replace(
-    _ADE20K,
-    data=Data(dataset="coco_stuff_10k", batch=16, test_split="test"),
-    schedule=replace(_ADE20K.schedule, iterations=80_000),
-)
-_PASCAL_CONTEXT_59 = replace(
-    _ADE20K,
-    data=Data(dataset="pascal_context_59", batch=16),
-    augment=Augment(scale=(520, 520), crop=(480, 480)),
-    schedule=replace(_ADE20K.schedule, iterations=80_000),
-    evaluate=Evaluate(scale=(520, 520), resize_divisor=32, crop=(480, 480), stride=(320, 320)),
-)
+_COCO_STUFF_10K = _base(COCO_STUFF_10K.testing(pad_divisor=32), 80_000)
+_PASCAL_CONTEXT_59 = _base(PASCAL_CONTEXT_59.testing(resize_divisor=32), 80_000)
+_README = "project README; "
 _NO_CONFIG = "no config was released: schedule of arXiv 2405.06525"
 _MS = f"{_NO_CONFIG}; multi-scale + flip, which of 59 or 60 classes is not stated"
 
@@ -88,9 +84,9 @@ RECIPES: dict[str, Recipe] = {
         data=Data(dataset="toy", batch=8, workers=1, image_size=(192, 256)),
         augment=Augment(scale=(256, 192), ratio=(0.75, 1.5), crop=(160, 224)),
         optim=Optim(lr=2e-3, weight_decay=0.01),
-        schedule=Schedule(iterations=400, warmup=20, warmup_ratio=1e-2),
+        schedule=Schedule(iterations=900, warmup=20, warmup_ratio=1e-2),
         evaluate=Evaluate(scale=(256, 192)),
-        run=Run(log_interval=20, eval_interval=100, save_interval=200),
+        run=Run(log_interval=20, eval_interval=150, save_interval=300),
         published=Published(note="generated scenes, from scratch; the demo"),
     ),
     "camvid": Recipe(
