@@ -180,19 +180,12 @@ def slide(
     return score_map(model, image, protocol).full()
 
 
-def _class_order(num_classes: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """Return the class order of a mirrored image: left and right exchanged."""
-    order = list(range(num_classes))
-    for one, other in pairs:
-        order[one], order[other] = other, one
-    return order
-
-
 def unmirrored(scores: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
     """Mirror the scores (K, n, W) of a mirrored image back, left and right classes exchanged."""
-    if pairs:
-        scores = scores[_class_order(len(scores), pairs)]
-    return scores.flip(-1)
+    order = list(range(len(scores)))
+    for one, other in pairs:
+        order[one], order[other] = other, one
+    return (scores[order] if pairs else scores).flip(-1)
 
 
 def bands(
