@@ -44,7 +44,8 @@ def test_any_range_of_rows_equals_those_rows_of_the_whole_resize(size: int, new_
     first, last = table.source(start, stop)
     rows = table.apply(image[..., first:last, :], first, start, stop)
     expected = F.interpolate(image, size=(new_size, 3), mode="bilinear")[..., start:stop, :]
-    torch.testing.assert_close(rows, expected, rtol=1e-5, atol=1e-6)
+    # places up to 40 are rounded to 4e-6 in float32, and neighboring values differ by up to 6
+    torch.testing.assert_close(rows, expected, rtol=1e-5, atol=3e-5)
 
 
 @pytest.mark.parametrize("size", [(33, 47), (64, 64), (65, 31), (1, 1)])
@@ -78,7 +79,7 @@ def test_slide_equals_windows_run_one_at_a_time(
 ) -> None:
     model, image = conv_model(), random_image(*size)
     expected = plain_slide(model, image, crop, stride)
-    torch.testing.assert_close(slide(model, image, crop, stride, batch=3), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(slide(model, image, crop, stride, batch=3), expected, rtol=1e-5, atol=3e-5)
 
 
 def test_the_number_of_windows_run_together_does_not_change_the_result() -> None:
