@@ -71,7 +71,8 @@ def _make_room(folder: Path, paper: Paper) -> None:
     Raises:
         InputError: if the folder is in use for something else.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    is_empty = folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock"}
+    if is_empty or not folder.exists():
         return
     saved = folder / "recipe.json"
     try:
