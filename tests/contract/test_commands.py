@@ -17,6 +17,7 @@ import pytest
 
 from segcore import cli, demo
 from segcore.data.toy import ToyScenes
+from segcore.errors import InputError
 from segcore.papers import Paper
 from tests.contract.conftest import Run, small_recipe
 
@@ -103,6 +104,6 @@ def test_the_demo_leaves_a_foreign_folder_alone(paper: Paper, tmp_path: Path) ->
     folder = tmp_path / paper.name
     folder.mkdir()
     (folder / "thesis.txt").write_text("years of work")
-    with pytest.raises(demo.InputError, match="something else than an earlier demo"):
+    with pytest.raises(InputError, match="something else than an earlier demo"):
         demo.main(["--paper", paper.name, "--out", str(tmp_path)])
     assert (folder / "thesis.txt").read_text() == "years of work"
