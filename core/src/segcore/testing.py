@@ -117,19 +117,29 @@ def _report(
     if options.format_only:
         console.print(f"wrote {len(dataset)} predictions for the {dataset.name} server to {options.out}; {rate}")
         return
-    published = recipe.published.miou_ms if options.aug_test else recipe.published.miou
+    published = _published(paper, name, recipe, options.aug_test)
     console.print(score_table(scores, dataset.classes, options.eval))
     note = f" (published {published:g})" if published is not None else ""
     protocol = "ms+flip" if options.aug_test else "single scale"
     console.print(f"{paper.name} {name}, {dataset.name} {recipe.data.test_split}, {protocol}: {rate}")
     summary = scores.summary(options.eval)
-    console.print(f"mIoU {100 * summary['mIoU']:.2f}{note}")
+    for metric in dict.fromkeys((*options.eval, "mIoU")):  # mIoU last where it was not asked for
+        value = scores.summary((metric,))[metric]
+        console.print(f"{metric} {100 * value:.2f}{note if metric == 'mIoU' else ''}")
     scale = "multi" if options.aug_test else "single"
     folder = Path(recipe.run.work_dir)
     folder.mkdir(parents=True, exist_ok=True)
     result = {"checkpoint": options.checkpoint, "protocol": protocol, "images": len(dataset), "metric": summary}
     file = folder / f"eval_{scale}_scale_{time.strftime('%Y%m%d_%H%M%S')}.json"
     file.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _published(paper: Paper, name: str, recipe: Recipe, aug_test: bool) -> float | None:
+    """Return the published mIoU, percent, unless the options ask for another data set than the recipe's own."""
+    own = paper.recipes.get(name)
+    if own is None or own.data.dataset != recipe.data.dataset:
+        return None
+    return recipe.published.miou_ms if aug_test else recipe.published.miou
 
 
 def predict(paper: Paper, name: str, recipe: Recipe, options: PredictOptions) -> None:
