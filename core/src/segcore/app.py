@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("segcore.convert_command", "turn a published .pth checkpoint into ours"),
     "export": ("segcore.export", "write a trained network as torch.export program or ONNX"),
     "count": ("segcore.count_command", "parameters and multiply-adds of a recipe's network"),
+    "bench": ("segcore.bench_command", "time a recipe's network on this machine"),
     "report": ("segcore.report.command", "HTML page of a work directory: curves, scores, gallery"),
     "demo": ("segcore.demo", "train, test and report on generated scenes in a few minutes"),
 }

@@ -32,9 +32,10 @@ def main(argv: Sequence[str]) -> int:
         InputError: for an unknown or ambiguous recipe.
     """
     options = _parser().parse_args(list(argv))
-    paper, recipe = _find(options.paper, options.recipe)
+    paper, recipe = find_recipe(options.paper, options.recipe)
     size = (options.height or recipe.augment.crop[0], options.width or recipe.augment.crop[1])
-    print(f"{paper.name} {options.recipe}, 1x3x{size[0]}x{size[1]}: {count_recipe(paper, recipe, size, options.classes)}")
+    counted = count_recipe(paper, recipe, size, options.classes)
+    print(f"{paper.name} {options.recipe}, 1x3x{size[0]}x{size[1]}: {counted}")
     published = recipe.published
     if published.params is not None and published.gmacs is not None:
         print(f"published: {published.params:g} M parameters, {published.gmacs:g} GMACs")
@@ -55,7 +56,12 @@ def count_recipe(paper: Paper, recipe: Recipe, size: tuple[int, int], num_classe
     return format_count(count(model, size))
 
 
-def _find(paper_name: str, recipe_name: str) -> tuple[Paper, Recipe]:
+def find_recipe(paper_name: str, recipe_name: str) -> tuple[Paper, Recipe]:
+    """Return a recipe of the named paper, or of the only installed one that has it (paper_name empty).
+
+    Raises:
+        InputError: if there is none, or more than one.
+    """
     papers = [load_paper(paper_name)] if paper_name else list(installed_papers().values())
     owners = [paper for paper in papers if recipe_name in paper.recipes]
     if not owners:
