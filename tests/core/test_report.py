@@ -18,11 +18,11 @@ from segcore.checkpoint import CheckpointMeta, save_weights
 from segcore.errors import InputError
 from segcore.recipe import Augment, Data, Evaluate, Model, Optim, Published, Recipe, Schedule, to_plain
 from segcore.recipe_file import recipe_document
-from segcore.report import Picture, RunReport, Series, collect, render, write_report
 from segcore.report.charts import line_chart, round_ticks, short_number, smoothed
 from segcore.report.command import main
 from segcore.report.gallery import evenly_spaced, write_gallery
-from segcore.report.run_report import read_gallery, read_log
+from segcore.report.page import render, write_report
+from segcore.report.run_report import Picture, RunReport, Series, collect, read_gallery, read_log
 
 NAMES = ["sky", "<script>alert(1)</script>", 'a "quoted" & long name']
 PALETTE = [[10, 200, 30], [0, 0, 255], [250, 250, 250]]
