@@ -25,6 +25,7 @@ from segcore.data.fragments import (
     Fragment,
 )
 from segcore.engine import train
+from segcore.errors import InputError
 from segcore.predict import submission_palette
 from segcore.recipe import Data, Recipe, Run, Schedule
 from segcore.testing import test as run_test
@@ -120,6 +121,20 @@ def test_submissions_hold_the_values_of_the_test_server(name: str, decode: dict[
         predicted = np.array(Image.open(tmp_path / "plain" / f"{stem}.png"))
         assert values.shape == SIZE
         np.testing.assert_array_equal(np.vectorize(decode.__getitem__)(values), predicted)
+
+
+def test_a_cityscapes_test_gives_the_averages_of_its_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build("cityscapes train ids", tmp_path / "data")
+    recipe = one_step(tmp_path / "data", tmp_path / "out", "cityscapes train ids")
+    train(PAPER, "toy", recipe)
+    options = TestOptions(checkpoint=str(tmp_path / "out" / "last.safetensors"), eval=("cityscapes",))
+    scores = run_test(PAPER, "toy", recipe, options)
+    assert scores is not None
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines() if len(line.split()) == 2)
+    assert float(printed["averageScoreClasses"]) == pytest.approx(100 * scores.miou, abs=0.005)
+    assert "averageScoreCategories" in printed
+    with pytest.raises(InputError, match="--eval cityscapes scores the data set cityscapes, not toy"):
+        run_test(PAPER, "toy", PAPER.recipes["toy"], options)
 
 
 def test_predictions_of_a_split_without_labels_can_be_submitted(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_cityscapes_averages_follow_the_rule_of_its_tools() -> None:
     prediction = np.where(prediction == names.index("sky"), 0, prediction)
     matrix = ConfusionMatrix(19, names=names)
     matrix.update(torch.from_numpy(prediction), torch.from_numpy(label))
-    summary = cityscapes_summary(matrix)
+    summary = cityscapes_summary(matrix.scores())
     groups = list(CITYSCAPES_CATEGORIES)
     to_group = np.array([groups.index(category[name]) for name in names] + [-1] * 237)
     expected: list[float] = []

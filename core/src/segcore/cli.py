@@ -30,7 +30,7 @@ class TestOptions:
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """Weights: ours (.safetensors) or a published .pth."""
     eval: tuple[str, ...] = ("mIoU",)
-    """Scores to print: mIoU, mDice, mFscore."""
+    """Scores to print: mIoU, mDice, mFscore, cityscapes (class and category averages of its tools)."""
     aug_test: bool = False
     """Multi-scale + flip: the recipe's --evaluate.aug-ratios and --evaluate.aug-flip."""
     out: str = ""

@@ -29,15 +29,31 @@ _REPORTED = {
 class Scores:
     """Scores of a whole data set, as fractions; NaN where a score is undefined (0/0).
 
+    Attributes:
+        names: of the classes.
+        counts: pixels by label (rows; the last, where there is one, is labels outside the classes) and prediction
+            (columns; the last is predictions outside the classes).
+
     Shapes:
+        counts (K or K + 1, K + 1) int64
         iou, accuracy (= recall), dice, precision, fscore (K,) float64
         intersection, predicted, labeled, union (K,) int64, pixels
     """
 
     names: tuple[str, ...]
-    intersection: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    labeled: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    @property
+    def intersection(self) -> NDArray[np.int64]:
+        return np.diagonal(self.counts)[: len(self.names)]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        return self.counts[:, :-1].sum(axis=0)
+
+    @property
+    def labeled(self) -> NDArray[np.int64]:
+        return self.counts[: len(self.names)].sum(axis=1)
 
     @property
     def union(self) -> NDArray[np.int64]:
@@ -189,14 +205,7 @@ class ConfusionMatrix:
     def scores(self) -> Scores:
         """Return the scores of everything counted so far (one synchronization with the device)."""
         counts = self.matrix.cpu().numpy()
-        if self.outside == "ignored":
-            counts = counts[:-1]
-        return Scores(
-            names=self.names,
-            intersection=np.diagonal(counts)[: self.num_classes].copy(),
-            predicted=counts[:, :-1].sum(axis=0),
-            labeled=counts[: self.num_classes].sum(axis=1),
-        )
+        return Scores(self.names, counts[:-1] if self.outside == "ignored" else counts)
 
 
 def _inside(values: Tensor, num_classes: int) -> Tensor:

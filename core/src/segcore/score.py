@@ -17,7 +17,7 @@ from segcore.data.base import FileDataset, find_files
 from segcore.data.labels import IGNORE
 from segcore.data.read import read_label
 from segcore.errors import InputError
-from segcore.metrics import ConfusionMatrix
+from segcore.metrics import ConfusionMatrix, Scores
 from segcore.predict import decode_submission
 
 Encoding = Literal["train-ids", "submission"]
@@ -142,15 +142,15 @@ def score_folder(
     return total
 
 
-def cityscapes_summary(matrix: ConfusionMatrix) -> dict[str, float]:
+def cityscapes_summary(scores: Scores) -> dict[str, float]:
     """Return the scores that the Cityscapes tools print, as fractions: both averages and every category's IoU.
 
     Predictions of the 19 train ids scored on ignored-free labels give the same numbers as label ids scored by those
     tools; the instance-weighted scores need instance maps and are not here.
     """
-    names = list(matrix.names)
-    counts = matrix.matrix.cpu().numpy()[: len(names)].astype(np.float64)  # label x prediction, (K, K + 1)
-    result = {"averageScoreClasses": matrix.scores().miou}
+    names = list(scores.names)
+    counts = scores.counts[: len(names)].astype(np.float64)  # label x prediction, (K, K + 1)
+    result = {"averageScoreClasses": scores.miou}
     categories: dict[str, float] = {}
     for category, classes in CITYSCAPES_CATEGORIES.items():
         own = [names.index(name) for name in classes]

@@ -79,7 +79,7 @@ def _score(options: argparse.Namespace, data: Data) -> None:
     scores = matrix.scores()
     console.print(score_table(scores, dataset.classes, metrics))
     if _CITYSCAPES in options.eval:
-        for name, value in cityscapes_summary(matrix).items():
+        for name, value in cityscapes_summary(scores).items():
             console.print(f"{name} {value:.4f}")
     console.print(f"{len(dataset)} images of {dataset.name} {options.split}")
     summary = scores.summary(metrics)

@@ -24,20 +24,25 @@ from segcore.papers import Paper
 from segcore.predict import encode_submission, run, save_label, save_overlay, submission_palette
 from segcore.predictor import Predictor
 from segcore.recipe import Evaluate, Recipe
+from segcore.score import cityscapes_summary
 from segcore.segmentor import Segmentor
 from segcore.visualize import score_table
 
 METRICS = ("mIoU", "mDice", "mFscore")
+CITYSCAPES = "cityscapes"
+"""Value of --eval for the scores of the Cityscapes tools: averages over classes and categories."""
 
 
 def _protocol(recipe: Recipe, aug_test: bool) -> Evaluate:
     return recipe.evaluate.with_augmentation() if aug_test else recipe.evaluate
 
 
-def _check(options: TestOptions) -> None:
-    unknown = [name for name in options.eval if name not in METRICS]
+def _check(options: TestOptions, dataset: str) -> None:
+    unknown = [name for name in options.eval if name not in (*METRICS, CITYSCAPES)]
     if unknown:
-        raise InputError(f"--eval {' '.join(unknown)} is unknown; choose from {', '.join(METRICS)}")
+        raise InputError(f"--eval {' '.join(unknown)} is unknown; choose from {', '.join((*METRICS, CITYSCAPES))}")
+    if CITYSCAPES in options.eval and dataset != CITYSCAPES:
+        raise InputError(f"--eval cityscapes scores the data set cityscapes, not {dataset}; choose mIoU")
     if options.format_only and not options.out:
         raise InputError("--format-only needs --out DIR for the files to submit")
 
@@ -77,7 +82,7 @@ def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Score
     Raises:
         InputError: for impossible options, unusable data, or a checkpoint of another model.
     """
-    _check(options)
+    _check(options, recipe.data.dataset)
     world = distributed.init(recipe.run.device)
     try:
         data = recipe.data
@@ -118,12 +123,17 @@ def _report(
         console.print(f"wrote {len(dataset)} predictions for the {dataset.name} server to {options.out}; {rate}")
         return
     published = _published(paper, name, recipe, options.aug_test)
-    console.print(score_table(scores, dataset.classes, options.eval))
+    metrics = tuple(metric for metric in options.eval if metric in METRICS) or ("mIoU",)
+    console.print(score_table(scores, dataset.classes, metrics))
     note = f" (published {published:g})" if published is not None else ""
     protocol = "ms+flip" if options.aug_test else "single scale"
     console.print(f"{paper.name} {name}, {dataset.name} {recipe.data.test_split}, {protocol}: {rate}")
-    summary = scores.summary(options.eval)
-    for metric in dict.fromkeys((*options.eval, "mIoU")):  # mIoU last where it was not asked for
+    summary = scores.summary(metrics)
+    if CITYSCAPES in options.eval:
+        for key, value in cityscapes_summary(scores).items():
+            console.print(f"{key} {100 * value:.2f}")
+            summary[f"cityscapes.{key}"] = value
+    for metric in dict.fromkeys((*metrics, "mIoU")):  # mIoU last where it was not asked for
         value = scores.summary((metric,))[metric]
         console.print(f"{metric} {100 * value:.2f}{note if metric == 'mIoU' else ''}")
     scale = "multi" if options.aug_test else "single"
