@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -106,7 +107,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def _progress(total: int, is_shown: bool) -> Iterator[Callable[[], None]]:
     """Give a function to call after every image; it moves a bar on the console, or does nothing."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not is_shown, transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not is_shown, transient=True) as bar:
         task = bar.add_task("testing", total=total)
         yield lambda: bar.advance(task)
 

@@ -52,7 +52,7 @@ def run(
     jobs, videos = _sort_inputs(inputs, [out_dir, Path(show_dir or out_dir)])
     _check_targets(jobs, out_dir)
     written: list[Path] = []
-    for job in track(jobs, "predicting", transient=True, disable=len(jobs) < 2):
+    for job in track(jobs, "predicting", console=Console(stderr=True), transient=True, disable=len(jobs) < 2):
         image = to_pixels(job.source)
         label = predictor(image).label
         written.append(save_label(out_dir / f"{job.name}.png", label, predictor.classes.palette))
@@ -172,7 +172,7 @@ def predict_video(predictor: Predictor, source: Path, target: Path, opacity: flo
             raise InputError(f"cannot write the video {target}: this OpenCV has no mp4 encoder; predict its frames")
         try:
             total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-            for _ in track(range(max(total, 1)), source.name, transient=True):
+            for _ in track(range(max(total, 1)), source.name, console=Console(stderr=True), transient=True):
                 label = predictor(frame).label
                 writer.write(overlay(frame, label, predictor.classes.palette, opacity))
                 is_open, frame = capture.read()

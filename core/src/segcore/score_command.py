@@ -65,7 +65,7 @@ def _score(options: argparse.Namespace, data: Data) -> None:
     dataset = create_dataset(data, options.root, options.split, list_file=options.list)
     if not isinstance(dataset, FileDataset):
         raise InputError(f"{data.dataset} is generated, so no files can be matched with it; choose a data set of files")
-    with Progress(transient=True) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("scoring", total=len(dataset))
         matrix = score_folder(
             options.folder,

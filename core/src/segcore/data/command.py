@@ -69,7 +69,7 @@ def _check(data: Data, root: str, split: str, list_file: str, workers: int) -> i
     dataset = create_dataset(data, root, split, list_file=list_file, check_files=False)
     if len(dataset) == 0:
         raise InputError(f"{data.dataset}, split {split}: no images found in {root}")
-    with Progress(transient=True) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"reading {split}", total=len(dataset))
         report = check_dataset(dataset, workers=workers, progress=lambda: progress.advance(task))
     console = Console(soft_wrap=True)

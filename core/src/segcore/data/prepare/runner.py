@@ -110,6 +110,7 @@ def run_jobs(jobs: Sequence[Job], title: str, *, processes: int = 0, force: bool
             that is no whole PNG. What was written so far stays, and the next run goes on from there.
     """
     # Only the parent shows progress: workers start sooner without this import.
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     started = time.perf_counter()
@@ -122,7 +123,8 @@ def run_jobs(jobs: Sequence[Job], title: str, *, processes: int = 0, force: bool
     count = min(processes or available_cores(), -(-len(missing) // _CHUNK))
     chunks = (missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=len(jobs), completed=len(jobs) - len(missing))
         modules = {job.convert.__module__ for job in missing}
         for number, fault in _in_processes(chunks, count, modules) if count > 1 else map(_run_chunk, chunks):
