@@ -96,6 +96,7 @@ def test_aug_test_sets_the_six_ratios_and_the_flip() -> None:
     [
         (lambda: Optim(lr=0.0), "--optim.lr"),
         (lambda: Data(dataset="toy", batch=0), "--data.batch"),
+        (lambda: Data(dataset="toy", workers=1_000_000), "--data.workers"),
         (lambda: Evaluate(ratios=()), "--evaluate.ratios"),
         (lambda: Evaluate(mode="slide", crop=(8, 8), stride=(9, 9)), "--evaluate.stride"),
         (lambda: Augment(ratio=(2.0, 0.5)), "--augment.ratio"),

@@ -69,7 +69,7 @@ class Data:
 
     def __post_init__(self) -> None:
         _check(self.batch >= 1, f"--data.batch must be at least 1, got {self.batch}")
-        _check(self.workers >= 0, f"--data.workers must not be negative, got {self.workers}")
+        _check(0 <= self.workers <= 256, f"--data.workers must be between 0 and 256, got {self.workers}")
         _check(0 <= self.ignore <= 255, f"--data.ignore must be an 8-bit value, got {self.ignore}")
 
 
