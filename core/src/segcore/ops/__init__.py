@@ -1,0 +1,1 @@
+"""Operations that at least two papers use."""
