@@ -70,10 +70,12 @@ def test_our_file_tells_its_own_options(tmp_path: Path) -> None:
     torch.testing.assert_close(model(IMAGE), source(IMAGE), rtol=0, atol=0)
 
 
-def test_another_backbone_is_a_checkpoint_of_another_model(tmp_path: Path) -> None:
+def test_another_backbone_is_refused_with_the_two_ways_out(tmp_path: Path) -> None:
     path = _save_ours(tmp_path / "w.safetensors", _model(), _recipe(backbone="resnet18"))
-    with pytest.raises(InputError, match="another model: its backbone is resnet18, the recipe's stem"):
+    with pytest.raises(InputError, match="another model: its backbone is resnet18, the recipe's stem") as caught:
         model_for_checkpoint(PAPER, RECIPE, 3, path)
+    assert "add --model.backbone resnet18, or give its run's work directory in place of the recipe" in str(caught.value)
+    model_for_checkpoint(PAPER, _recipe(backbone="resnet18"), 3, path)
 
 
 def test_a_published_file_of_another_network_is_named(tmp_path: Path) -> None:

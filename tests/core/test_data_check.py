@@ -47,7 +47,7 @@ def test_a_clean_data_set_is_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_checking_goes_on_after_faults_and_keeps_the_first_of_each_kind(tmp_path: Path, workers: int) -> None:
+def test_checking_goes_on_after_faults_and_keeps_them_in_order(tmp_path: Path, workers: int) -> None:
     root = make_folder(tmp_path)
     spoil(root)
     report = check_dataset(FolderDataset(root, "train", check_files=False), workers=workers)
@@ -59,8 +59,9 @@ def test_checking_goes_on_after_faults_and_keeps_the_first_of_each_kind(tmp_path
         "size mismatch": 1,
         "values outside the classes": 1,
     }
-    assert "01.jpg" in report.faults["unreadable image"].first
-    assert "06.png holds the value 77" in report.faults["values outside the classes"].first
+    unreadable = report.faults["unreadable image"].messages
+    assert ["01.jpg" in unreadable[0], "02.jpg" in unreadable[1]] == [True, True]
+    assert "06.png holds the value 77" in report.faults["values outside the classes"].messages[0]
     assert report.images == 10
     # The labels of unreadable or mismatched images are still counted.
     assert report.pixels.tolist() == [0, 6 * PIXELS + SIZE[0] * (SIZE[1] + 1)]
@@ -86,6 +87,23 @@ def test_the_table_shows_every_class_and_every_fault(tmp_path: Path) -> None:
     text = console.export_text()
     for part in ("title", "road", "car", "100.000", "2 x unreadable image", "06.png"):
         assert part in text
+
+
+def test_twenty_faulty_files_of_a_kind_are_named_and_the_rest_is_counted(tmp_path: Path) -> None:
+    root = make_folder(tmp_path)
+    for number in range(23):
+        name = f"x{number:02d}"
+        save(root / "images" / f"{name}.jpg", noise())
+        (root / "masks" / f"{name}.png").write_text("nothing")
+    listing = tmp_path / "list.txt"
+    listing.write_text("".join(f"x{number:02d}\n" for number in range(23)))
+    dataset = FolderDataset(root, "train+val", list_file=str(listing), check_files=False)
+    console = Console(width=300, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(check_dataset(dataset, workers=2), "title"))
+    text = console.export_text()
+    assert "23 x unreadable label:" in text
+    assert [f"x{number:02d}.png" in text for number in range(23)] == [True] * 20 + [False] * 3
+    assert "and 3 more" in text
 
 
 def test_the_command_returns_2_where_files_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

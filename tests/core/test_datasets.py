@@ -218,6 +218,16 @@ def test_a_palette_label_gives_its_indices(tmp_path: Path) -> None:
     assert np.unique(read_label(tmp_path / "label.png")).tolist() == [3]
 
 
+@pytest.mark.parametrize("size", [(7, 1), (1, 7), (1, 1)])
+def test_a_label_of_one_row_or_column_keeps_both_axes(tmp_path: Path, size: tuple[int, int]) -> None:
+    assert read_label(save(tmp_path / "thin.png", np.full(size, 2, np.uint8))).shape == size
+
+
+def test_a_color_image_of_one_row_is_no_label(tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match="got mode RGB"):
+        read_label(save(tmp_path / "row.png", np.zeros((1, 7, 3), np.uint8)))
+
+
 def test_unusable_labels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match="got mode RGB"):
         read_label(save(tmp_path / "color.png", noise()))

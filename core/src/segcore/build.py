@@ -75,9 +75,11 @@ def load_for_recipe(paper: Paper, recipe: Recipe, num_classes: int, loaded: Load
     """Do what `model_for_checkpoint` does with a checkpoint that was read already."""
     options = _options_of(paper, recipe.model, loaded)
     if options.backbone != recipe.model.backbone:
+        origin = "the recipe that it was trained with" if loaded.meta is None else "its run's work directory"
         raise InputError(
             f"{loaded.path} is a checkpoint of another model: its backbone is {options.backbone}, "
-            f"the recipe's {recipe.model.backbone}; give the recipe it was trained with"
+            f"the recipe's {recipe.model.backbone}; add --model.backbone {options.backbone}, or give {origin} in place "
+            "of the recipe"
         )
     model = _build_empty(paper, recipe, options, num_classes)
     load_into(model, loaded, paper.name_map(model))

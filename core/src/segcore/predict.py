@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from rich.progress import track
 from segcore.data.base import IMAGE_SUFFIXES, find_files, load_classes
 from segcore.data.labels import cityscapes_label_ids, cityscapes_train_ids, reduce_zero_label
 from segcore.errors import InputError
+from segcore.outputs import Target, check_opacity, check_targets, make_folder, writing
 from segcore.predictor import Predictor, to_pixels
 from segcore.visualize import overlay
 
@@ -45,21 +45,24 @@ def run(
         The files written, in order.
 
     Raises:
-        InputError: for an input that does not exist or cannot be read, an empty folder, or outputs that collide.
+        InputError: for an input that does not exist or cannot be read, an empty folder, outputs that collide with one
+            another or with an input, or a folder that cannot be written.
     """
-    if not 0 <= opacity <= 1:
-        raise InputError(f"--opacity must be between 0 and 1, got {opacity}")
+    check_opacity(opacity)
     jobs, videos = _sort_inputs(inputs, [out_dir, Path(show_dir or out_dir)])
-    _check_targets(jobs, out_dir)
+    check_targets(_targets(jobs, videos, out_dir, show_dir), [*(job.source for job in jobs), *videos])
+    make_folder(out_dir, "--out")
+    if show_dir:
+        make_folder(Path(show_dir), "--show-dir")
     written: list[Path] = []
     for job in track(jobs, "predicting", console=Console(stderr=True), transient=True, disable=len(jobs) < 2):
         image = to_pixels(job.source)
         label = predictor(image).label
-        written.append(save_label(out_dir / f"{job.name}.png", label, predictor.classes.palette))
-        picture = Path(show_dir, f"{job.name}.jpg") if show_dir else out_dir / f"{job.name}_overlay.jpg"
+        written.append(save_label(_label_path(job, out_dir), label, predictor.classes.palette))
+        picture = _overlay_path(job, out_dir, show_dir)
         written.append(save_overlay(picture, image, label, predictor.classes.palette, opacity))
     for video in videos:
-        written.append(predict_video(predictor, video, out_dir / f"{video.stem}_overlay.mp4", opacity))
+        written.append(predict_video(predictor, video, _video_path(video, out_dir), opacity))
     parts = [f"{len(jobs)} label maps and overlays"] if jobs else []
     parts += [f"{len(videos)} overlay videos"] if videos else []
     Console().print(f"wrote {' and '.join(parts)} to {out_dir}", soft_wrap=True, highlight=False)
@@ -96,19 +99,25 @@ def _sort_inputs(inputs: Sequence[str], outputs: Sequence[Path]) -> tuple[list[_
     return jobs, videos
 
 
-def _check_targets(jobs: Sequence[_Job], out_dir: Path) -> None:
-    """Refuse two images with one output, and an output that would replace an input."""
-    sources = {job.source.resolve(): job for job in jobs}
-    by_name: dict[str, Path] = {}
+def _label_path(job: _Job, out_dir: Path) -> Path:
+    return out_dir / f"{job.name}.png"
+
+
+def _overlay_path(job: _Job, out_dir: Path, show_dir: str) -> Path:
+    return Path(show_dir, f"{job.name}.jpg") if show_dir else out_dir / f"{job.name}_overlay.jpg"
+
+
+def _video_path(video: Path, out_dir: Path) -> Path:
+    return out_dir / f"{video.stem}_overlay.mp4"
+
+
+def _targets(jobs: Sequence[_Job], videos: Sequence[Path], out_dir: Path, show_dir: str) -> Iterator[Target]:
+    """Yield every file that will be written."""
     for job in jobs:
-        other = by_name.setdefault(job.name, job.source)
-        if other != job.source:
-            raise InputError(
-                f"{other} and {job.source} would both be written to {out_dir / job.name}.png; predict them into two "
-                "folders (--out)"
-            )
-        if (out_dir / f"{job.name}.png").resolve() in sources:
-            raise InputError(f"the label map of {job.source} would replace an input; give another folder with --out")
+        yield Target(_label_path(job, out_dir), job.source, "--out")
+        yield Target(_overlay_path(job, out_dir, show_dir), job.source, "--show-dir" if show_dir else "--out")
+    for video in videos:
+        yield Target(_video_path(video, out_dir), video, "--out")
 
 
 def save_label(path: Path, label: np.ndarray, palette: np.ndarray | None) -> Path:
@@ -123,7 +132,7 @@ def save_label(path: Path, label: np.ndarray, palette: np.ndarray | None) -> Pat
         picture = Image.fromarray(label.astype(np.uint8))
         if palette is not None:
             picture.putpalette(np.asarray(palette, np.uint8)[:256].tobytes())
-    with _writing(path):
+    with writing(path):
         picture.save(path)
     return path
 
@@ -135,21 +144,9 @@ def save_overlay(path: Path, image: np.ndarray, label: np.ndarray, palette: np.n
         image (H, W, 3) uint8 BGR, label (H, W), palette (K, 3) uint8 RGB
     """
     _, data = cv2.imencode(path.suffix, overlay(image, label, palette, opacity))
-    with _writing(path):
+    with writing(path):
         path.write_bytes(data.tobytes())
     return path
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Make the folder of a file about to be written, and say which file it was if that fails."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; free space or give another folder"
-        ) from error
 
 
 def predict_video(predictor: Predictor, source: Path, target: Path, opacity: float) -> Path:
@@ -160,29 +157,43 @@ def predict_video(predictor: Predictor, source: Path, target: Path, opacity: flo
     """
     capture = cv2.VideoCapture(str(source))
     try:
-        is_open, frame = capture.read()
+        is_open, first = capture.read()
         if not is_open:
             raise InputError(f"{source} is not a video that OpenCV can decode; convert it to mp4 or give its frames")
-        height, width = frame.shape[:2]
-        with _writing(target):
-            rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
-            codec = cv2.VideoWriter.fourcc(*"mp4v")
-            writer = cv2.VideoWriter(str(target), codec, rate, (width, height))
-        if not writer.isOpened():
-            raise InputError(f"cannot write the video {target}: this OpenCV has no mp4 encoder; predict its frames")
+        writer = _open_video(target, capture.get(cv2.CAP_PROP_FPS) or 25.0, (first.shape[1], first.shape[0]))
         try:
-            total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-            for _ in track(range(max(total, 1)), source.name, console=Console(stderr=True), transient=True):
+            count = int(
+                capture.get(cv2.CAP_PROP_FRAME_COUNT)
+            )  # what the container says: absent (<= 0) or wrong in some
+            total = count if count > 0 else None
+            bar = track(_frames(capture, first), source.name, total, console=Console(stderr=True), transient=True)
+            for frame in bar:
                 label = predictor(frame).label
                 writer.write(overlay(frame, label, predictor.classes.palette, opacity))
-                is_open, frame = capture.read()
-                if not is_open:
-                    break
         finally:
             writer.release()
     finally:
         capture.release()
     return target
+
+
+def _open_video(target: Path, rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
+    """Open a video to write, size (width, height); OpenCV alone does not say why it cannot."""
+    with writing(target), open(target, "wb"):
+        pass
+    writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+    if not writer.isOpened():
+        target.unlink()
+        raise InputError(f"cannot write the video {target}: this OpenCV has no mp4 encoder; predict its frames")
+    return writer
+
+
+def _frames(capture: cv2.VideoCapture, first: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the frames (H, W, 3) uint8 BGR of a video whose first one was read already."""
+    is_open, frame = True, first
+    while is_open:
+        yield frame
+        is_open, frame = capture.read()
 
 
 def encode_submission(dataset_name: str, label: np.ndarray) -> np.ndarray:

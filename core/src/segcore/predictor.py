@@ -127,12 +127,13 @@ def to_pixels(image: ImageInput) -> np.ndarray:
     """Return an image as (H, W, 3) uint8 BGR.
 
     Raises:
-        InputError: if it cannot be read, or the array is not an 8-bit image.
+        InputError: if it cannot be read, or the values have no range of an image's: an array that is not 8-bit, a PIL
+            image of mode I or F.
     """
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))[..., ::-1]
+        return np.asarray(_as_8_bit(image).convert("RGB"))[..., ::-1]
     if image.dtype != np.uint8:
         raise InputError(f"expected an image array of 8-bit values (uint8, 0 to 255), got {image.dtype}; convert it")
     if image.ndim == 2:
@@ -140,3 +141,15 @@ def to_pixels(image: ImageInput) -> np.ndarray:
     if image.ndim != 3 or image.shape[2] not in (3, 4) or 0 in image.shape:
         raise InputError(f"expected an image array (H, W, 3) in BGR order or (H, W), got the shape {image.shape}")
     return image[..., :3]
+
+
+def _as_8_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit gray to 8 bits; Pillow's own conversion clips every value above 255 to white."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))  # 65535 -> 255
+    if image.mode in ("I", "F"):
+        raise InputError(
+            f"expected a PIL image of 8 or 16 bits per channel, got mode {image.mode}, whose values have no fixed "
+            "range; scale it to 0..255 and convert it to mode L or RGB"
+        )
+    return image

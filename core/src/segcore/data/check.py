@@ -18,6 +18,8 @@ from segcore.data.base import SegmentationDataset
 from segcore.data.labels import IGNORE
 from segcore.data.read import DataFileError, FaultKind
 
+MAX_LISTED = 20
+"""Faulty files of each kind that are named; the others are counted."""
 _BAR = 16  # characters of the longest bar
 
 
@@ -35,11 +37,11 @@ class Faults:
 
     Attributes:
         count: how many files.
-        first: the sentence about the first of them.
+        messages: the sentences about the first MAX_LISTED of them, in order.
     """
 
-    count: int
-    first: str
+    count: int = 0
+    messages: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -55,7 +57,7 @@ class CheckReport:
         images_with: (K,) int64, images in which each class occurs.
         ignored: pixels with label 255.
         smallest, largest: (height, width) by area of the readable images; (0, 0) if there is none.
-        faults: kind -> how many, and the first in order.
+        faults: kind -> how many, and the first ones in order.
     """
 
     name: str
@@ -85,8 +87,10 @@ class CheckReport:
     def add(self, finding: _Finding) -> None:
         """Count one sample."""
         if finding.fault is not None:
-            entry = self.faults.setdefault(finding.fault.kind, Faults(0, str(finding.fault)))
+            entry = self.faults.setdefault(finding.fault.kind, Faults())
             entry.count += 1
+            if entry.count <= MAX_LISTED:
+                entry.messages.append(str(finding.fault))
         if finding.counts is not None:
             counts = finding.counts[: len(self.classes)]
             self.labels += 1
@@ -177,7 +181,10 @@ def render(report: CheckReport, title: str) -> RenderableType:
     sizes = f"{_size(report.smallest)} to {_size(report.largest)}"
     lines = [Text(f"{report.images} images ({sizes}, width x height), {report.labels} usable labels")]
     for kind, faults in report.faults.items():
-        lines.append(Text(f"{faults.count} x {kind}; the first: {faults.first}"))
+        lines.append(Text(f"{faults.count} x {kind}:"))
+        lines += [Text(f"  {message}") for message in faults.messages]
+        if faults.count > len(faults.messages):
+            lines.append(Text(f"  and {faults.count - len(faults.messages)} more"))
     if report.is_clean:
         lines.append(Text("no faults"))
     return Group(table, *lines)

@@ -88,7 +88,7 @@ def read_label(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            raw = np.squeeze(np.array(image))  # a copy: Pillow's own memory is read-only
+            raw = np.array(image)  # a copy: Pillow's own memory is read-only
             mode = image.mode
     except FileNotFoundError as error:
         raise DataFileError(
@@ -98,6 +98,8 @@ def read_label(path: Path) -> np.ndarray:
         raise DataFileError(
             "unreadable label", f"cannot decode the label {path} ({error}); replace it or remove its image"
         ) from error
+    if raw.ndim == 3 and raw.shape[2] == 1:
+        raw = raw[..., 0]
     if raw.ndim != 2:
         expected = f"expected one channel (8-bit gray or palette indices), got mode {mode}"
         raise DataFileError("unreadable label", f"the label {path}: {expected}; convert its colors to class numbers")

@@ -1,0 +1,92 @@
+"""Where results go: no file of the user's is replaced, and a folder that refuses is found before the work is done."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from segcore.errors import InputError
+
+
+class Target(NamedTuple):
+    """A file to be written: what it is made from, and the option that names its folder."""
+
+    path: Path
+    source: Path
+    option: str
+
+
+def check_targets(targets: Iterable[Target], inputs: Iterable[Path]) -> None:
+    """Refuse a file that would replace an input, and two results of different sources in one file.
+
+    Raises:
+        InputError: for the first such file, with the option that puts it there.
+    """
+    protected = {path.resolve() for path in inputs}
+    taken: dict[Path, Path] = {}
+    for target in targets:
+        place = target.path.resolve()
+        if place in protected:
+            raise InputError(
+                f"{target.option}: {target.path} would replace an input, the file of that name; give another folder "
+                f"with {target.option}"
+            )
+        other = taken.setdefault(place, target.source)
+        if other.resolve() != target.source.resolve():
+            raise InputError(
+                f"{other} and {target.source} would both be written to {target.path}; write them into two folders "
+                f"({target.option})"
+            )
+
+
+def check_opacity(opacity: float) -> None:
+    """Refuse an opacity that is not in 0..1.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if not 0 <= opacity <= 1:
+        raise InputError(f"--opacity must be between 0 and 1, got {opacity}")
+
+
+def make_folder(folder: Path, option: str) -> Path:
+    """Make a folder where it does not exist, and try to write in it.
+
+    Raises:
+        InputError: if it cannot be made or written, with the reason and the option that names it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # permission bits alone say nothing about the file system or root
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write into {folder}: {_reason(folder, error)}; give another {option}") from error
+    return folder
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make the folder of a file about to be written, and say which file it was if that fails.
+
+    Raises:
+        InputError: if the folder or the disk refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {_reason(path.parent, error)}; free space or give another folder"
+        ) from error
+
+
+def _reason(folder: Path, error: OSError) -> str:
+    """Say why a folder refuses; "File exists" would not tell that a file stands where the folder should be."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        for place in (folder, *folder.parents):
+            if place.exists() and not place.is_dir():
+                return f"{place} is a file, not a folder"
+    return error.strerror or str(error)
