@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from torch import Tensor
 
 from segcore import distributed
 from segcore.build import model_for_checkpoint
+from segcore.checkpoint import atomic_write
 from segcore.cli import PredictOptions, TestOptions
 from segcore.data import create_dataset
-from segcore.data.base import Sample, SegmentationDataset
+from segcore.data.base import FileDataset, Sample, SegmentationDataset
 from segcore.errors import InputError
 from segcore.evaluate import evaluate
 from segcore.metrics import Scores
+from segcore.outputs import Target, check_opacity, check_targets, make_folder
 from segcore.papers import Paper
 from segcore.predict import encode_submission, run, save_label, save_overlay, submission_palette
 from segcore.predictor import Predictor
@@ -45,6 +48,38 @@ def _check(options: TestOptions, dataset: str) -> None:
         raise InputError(f"--eval cityscapes scores the data set cityscapes, not {dataset}; choose mIoU")
     if options.format_only and not options.out:
         raise InputError("--format-only needs --out DIR for the files to submit")
+    check_opacity(options.opacity)
+
+
+def _label_path(options: TestOptions, name: str) -> Path:
+    """Return where the label map of a sample goes; a test server wants the files without folders."""
+    return Path(options.out, f"{Path(name).name if options.format_only else name}.png")
+
+
+def _overlay_path(options: TestOptions, name: str) -> Path:
+    return Path(options.show_dir, f"{name}.jpg")
+
+
+def _check_outputs(options: TestOptions, recipe: Recipe, dataset: SegmentationDataset) -> None:
+    """Refuse before the work what would replace a file of the data set or cannot be written after it."""
+    if isinstance(dataset, FileDataset):  # the others have no files that could be replaced
+        files = [path for index in range(len(dataset)) for path in dataset.files(index) if path is not None]
+        check_targets(_targets(options, dataset), files)
+    folders = {"--out": options.out, "--show-dir": options.show_dir}
+    if not options.format_only:
+        folders["--work-dir"] = recipe.run.work_dir or "."
+    for option, folder in folders.items():
+        if folder:
+            make_folder(Path(folder), option)
+
+
+def _targets(options: TestOptions, dataset: FileDataset) -> Iterator[Target]:
+    """Yield every picture that will be written."""
+    for item in dataset.items:
+        if options.out:
+            yield Target(_label_path(options, item.name), item.image, "--out")
+        if options.show_dir:
+            yield Target(_overlay_path(options, item.name), item.image, "--show-dir")
 
 
 def _writer(options: TestOptions, dataset: SegmentationDataset) -> Callable[[int, Sample, Tensor], None] | None:
@@ -55,12 +90,12 @@ def _writer(options: TestOptions, dataset: SegmentationDataset) -> Callable[[int
     def write(_: int, sample: Sample, prediction: Tensor) -> None:
         label = prediction.cpu().numpy()
         if options.out and options.format_only:
-            encoded, stem = encode_submission(dataset.name, label), Path(sample.name).name
-            save_label(Path(options.out, f"{stem}.png"), encoded, submission_palette(dataset.name))
+            encoded = encode_submission(dataset.name, label)
+            save_label(_label_path(options, sample.name), encoded, submission_palette(dataset.name))
         elif options.out:
-            save_label(Path(options.out, f"{sample.name}.png"), label, dataset.classes.palette)
+            save_label(_label_path(options, sample.name), label, dataset.classes.palette)
         if options.show_dir:
-            target = Path(options.show_dir, f"{sample.name}.jpg")
+            target = _overlay_path(options, sample.name)
             save_overlay(target, sample.image, label, dataset.classes.palette, options.opacity)
 
     return write
@@ -80,13 +115,15 @@ def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Score
     Prints the per-class table and a final `mIoU` line; writes `eval_<scale>_<time>.json` into the work directory.
 
     Raises:
-        InputError: for impossible options, unusable data, or a checkpoint of another model.
+        InputError: for impossible options, unusable data, outputs that would replace the data set's files or cannot be
+            written, or a checkpoint of another model.
     """
     _check(options, recipe.data.dataset)
     world = distributed.init(recipe.run.device)
     try:
         data = recipe.data
         dataset = create_dataset(data, recipe.run.data, data.test_split, list_file=data.test_list)
+        _check_outputs(options, recipe, dataset)
         model = _load(paper, recipe, len(dataset.classes.names), options.checkpoint, options.unsafe, world.device)
         started = time.perf_counter()
         scores = evaluate(
@@ -136,18 +173,25 @@ def _report(
     for metric in dict.fromkeys((*metrics, "mIoU")):  # mIoU last where it was not asked for
         value = scores.summary((metric,))[metric]
         console.print(f"{metric} {100 * value:.2f}{note if metric == 'mIoU' else ''}")
-    scale = "multi" if options.aug_test else "single"
-    folder = Path(recipe.run.work_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    result = {"checkpoint": options.checkpoint, "protocol": protocol, "images": len(dataset), "metric": summary}
-    file = folder / f"eval_{scale}_scale_{time.strftime('%Y%m%d_%H%M%S')}.json"
-    file.write_text(json.dumps(result, indent=1) + "\n")
+    result = {"checkpoint": options.checkpoint, "protocol": protocol, "images": len(dataset)}
+    _save(Path(recipe.run.work_dir), "multi" if options.aug_test else "single", result, summary)
+
+
+def _save(folder: Path, scale: str, result: dict[str, object], summary: Mapping[str, float]) -> None:
+    """Write eval_<scale>_scale_<time>.json; scores of absent classes, NaN, become null: JSON knows no NaN."""
+    metric = {name: value if math.isfinite(value) else None for name, value in summary.items()}
+    text = json.dumps({**result, "metric": metric}, indent=1, allow_nan=False)
+    with atomic_write(folder / f"eval_{scale}_scale_{time.strftime('%Y%m%d_%H%M%S')}.json") as file:
+        file.write(f"{text}\n".encode())
 
 
 def _published(paper: Paper, name: str, recipe: Recipe, aug_test: bool) -> float | None:
-    """Return the published mIoU, percent, unless the options ask for another data set than the recipe's own."""
+    """Return the published mIoU, percent, unless the options ask for another data set or model than the recipe has."""
     own = paper.recipes.get(name)
     if own is None or own.data.dataset != recipe.data.dataset:
+        return None
+    start = {"pretrained": own.model.pretrained, "weights": own.model.weights}  # not what the network is
+    if replace(recipe.model, **start) != own.model:
         return None
     return recipe.published.miou_ms if aug_test else recipe.published.miou
 
@@ -156,8 +200,9 @@ def predict(paper: Paper, name: str, recipe: Recipe, options: PredictOptions) ->
     """Write label maps and overlays for the user's own images.
 
     Raises:
-        InputError: for inputs that cannot be read or a checkpoint of another model.
+        InputError: for inputs that cannot be read, outputs that would replace them, or a checkpoint of another model.
     """
+    check_opacity(options.opacity)
     predictor = Predictor.from_checkpoint(
         options.checkpoint, paper=paper, recipe=recipe, unsafe=options.unsafe, device=recipe.run.device
     )
