@@ -163,13 +163,13 @@ def test_wandb_gets_the_numbers_and_one_identity_per_work_directory(
     assert identities[0] == identities[1]
 
 
-def test_a_new_run_appends_to_json_lines_without_reading_them(tmp_path: Path) -> None:
+def test_a_run_from_iteration_0_drops_the_lines_of_one_that_saved_nothing(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    path.write_text("something else\n")
-    sink = JsonLines(path, 0)
-    sink.scalars("train", 1, {"loss": 1.0})
-    sink.close()
-    assert path.read_text().startswith("something else\n")
+    for loss in (2.0, 1.0):
+        sink = JsonLines(path, 0)
+        sink.scalars("train", 1, {"loss": loss})
+        sink.close()
+    assert [json.loads(line)["loss"] for line in path.read_text().splitlines()] == [1.0]
 
 
 def test_memory_is_that_of_a_process_with_torch() -> None:

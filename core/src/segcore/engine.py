@@ -6,16 +6,15 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor
 
 from segcore import distributed
 from segcore.checkpoint import (
+    atomic_write,
     latest_state,
     load_state,
     prune_states,
@@ -33,12 +32,13 @@ from segcore.optim import learning_rate
 from segcore.papers import Paper
 from segcore.recipe import Recipe
 from segcore.recipe_file import FILE_NAME, recipe_document
+from segcore.segmentor import Target
+from segcore.stop import StopSignal
 from segcore.trainer import Trainer
 from segcore.visualize import overlay
+from segcore.watch import LossWatch
 from segcore.workdir import WorkDirectory
 
-STOP_CHECK = 10
-"""Iterations between two agreements of several processes on whether one of them was asked to stop."""
 NUM_OVERLAYS = 4
 """Validation overlays logged to TensorBoard."""
 log = logging.getLogger(__name__)
@@ -60,74 +60,6 @@ class TrainResult:
     exit_code: int = 0
 
 
-class StopSignal:
-    """Remembers SIGTERM or Ctrl-C until the loop reaches a place where it can save; a second one ends at once."""
-
-    def __init__(self) -> None:
-        self.number = 0
-
-    def _remember(self, number: int, _: FrameType | None) -> None:
-        if self.number:
-            raise KeyboardInterrupt
-        self.number = number
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Catch both signals inside the block (only possible in the main thread)."""
-        try:
-            before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
-        except ValueError:  # not the main thread: whoever started it handles the signals
-            before = {}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def agreed(self, iteration: int, world: distributed.World) -> int:
-        """Return the signal to stop for, the same on every process; 0 to go on."""
-        if world.size == 1:
-            return self.number
-        if iteration % STOP_CHECK:
-            return 0
-        flag = torch.tensor(self.number, device=world.device)
-        return int(distributed.all_reduce_max(flag).item())
-
-
-class LossWatch:
-    """Notices a loss that is not finite; on a GPU it looks only when the run logs or saves, not at every step."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.first_bad = torch.full((), -1, dtype=torch.int64, device=trainer.world.device)
-
-    def note(self, loss: Tensor, iteration: int) -> None:
-        """Remember the first iteration whose loss is not finite."""
-        is_first = ~torch.isfinite(loss) & (self.first_bad < 0)
-        self.first_bad = torch.where(is_first, torch.full_like(self.first_bad, iteration), self.first_bad)
-        if loss.device.type == "cpu":
-            self.check()
-
-    def check(self) -> None:
-        """Raise where some loss was not finite, naming the iteration and the images of its batch.
-
-        Raises:
-            InputError: with the last good state on disk.
-        """
-        iteration = int(distributed.all_reduce_max(self.first_bad.clone()).item())
-        if iteration < 0:
-            return
-        trainer = self.trainer
-        data = trainer.train_data
-        files = [str(data.files(index)[0] or f"{data.name} {index}") for index in trainer.plan.images(iteration)]
-        state = latest_state(Path(trainer.recipe.run.work_dir))
-        kept = f"the last good state is {state}" if state else "no state had been saved before"
-        raise InputError(
-            f"the loss is not finite at iteration {iteration} (images {', '.join(files)}); {kept}. "
-            "Lower --optim.lr, set --optim.clip-norm, or turn --run.amp off"
-        )
-
-
 class Loop:
     """The loop around `Trainer.step`: when to log, evaluate, save and stop."""
 
@@ -143,28 +75,40 @@ class Loop:
 
     def train(self) -> TrainResult:
         """Run from the trainer's iteration to the last one, or until asked to stop."""
-        trainer, run = self.trainer, self.run
+        trainer = self.trainer
         batches = trainer.batches()
         with self.stop.listening(), self.logger:
+            if not trainer.is_validated or trainer.iteration == trainer.total:  # stopped in a validation, or after all
+                self._validate()
             while trainer.iteration < trainer.total:
                 number = self.stop.agreed(trainer.iteration, trainer.world)
                 if number:
                     return self._interrupted(number)
-                started = time.perf_counter()
-                parts = [next(batches) for _ in range(trainer.recipe.optim.accumulate)]
-                waited = time.perf_counter() - started
-                terms = trainer.step(parts)
-                self.watch.note(terms["loss"], trainer.iteration)
-                self.logger.step(time.perf_counter() - started, waited, trainer.recipe.data.batch)
-                if (trainer.iteration + 1) % run.log_interval == 0 or trainer.iteration + 1 == trainer.total:
-                    self._log(terms)
-                trainer.iteration += 1
+                self._step(batches)
                 is_last = trainer.iteration == trainer.total
-                if is_last or (run.eval_interval and trainer.iteration % run.eval_interval == 0):
-                    self._evaluate(is_last)
-                if is_last or trainer.iteration % run.save_interval == 0:
+                if is_last or (self.run.eval_interval and trainer.iteration % self.run.eval_interval == 0):
+                    self._validate()
+                elif trainer.iteration % self.run.save_interval == 0:
                     self._save()
         return TrainResult(self.scores, trainer.iteration, self.work_dir)
+
+    def _step(self, batches: Iterator[tuple[Tensor, Target]]) -> None:
+        trainer = self.trainer
+        started = time.perf_counter()
+        parts = [next(batches) for _ in range(trainer.recipe.optim.accumulate)]
+        waited = time.perf_counter() - started
+        terms = trainer.step(parts)
+        self.watch.note(terms["loss"], trainer.iteration)
+        self.logger.step(time.perf_counter() - started, waited, trainer.recipe.data.batch)
+        if (trainer.iteration + 1) % self.run.log_interval == 0 or trainer.iteration + 1 == trainer.total:
+            self._log(terms)
+        trainer.iteration += 1
+
+    def _validate(self) -> None:
+        """Save, evaluate, and save that it was done: whoever is killed in a long validation loses nothing."""
+        self._save(is_validated=False)
+        self._evaluate(self.trainer.iteration == self.trainer.total)
+        self._save()
 
     def _log(self, terms: dict[str, Tensor]) -> None:
         self.watch.check()
@@ -199,18 +143,27 @@ class Loop:
             )
         summary = self.scores.summary()
         self.logger.validation(trainer.iteration, summary)
-        if trainer.world.is_main and self.scores.miou > trainer.best:
-            trainer.best = self.scores.miou
-            save_weights(self.work_dir / "best.safetensors", trainer.weights(), trainer.meta(summary))
-
-    def _save(self) -> None:
-        self.watch.check()
-        if not self.trainer.world.is_main:
+        if not trainer.world.is_main:
             return
-        save_state(state_path(self.work_dir, self.trainer.iteration), self.trainer.state())
-        prune_states(self.work_dir, self.run.keep)
-        summary = self.scores.summary() if self.scores else {}
-        save_weights(self.work_dir / "last.safetensors", self.trainer.weights(), self.trainer.meta(summary))
+        best = self.work_dir / "best.safetensors"
+        # a score on all images does not compete with those on the first `eval_images`
+        is_comparable = not (is_last and recipe.run.eval_images) or not best.exists()
+        if is_comparable and (self.scores.miou > trainer.best or not best.exists()):
+            trainer.best = self.scores.miou
+            with self.stop.saving():
+                save_weights(best, trainer.weights(), trainer.meta(summary))
+
+    def _save(self, is_validated: bool = True) -> None:
+        trainer = self.trainer
+        self.watch.check_weights()
+        trainer.is_validated = is_validated
+        if not trainer.world.is_main:
+            return
+        with self.stop.saving():
+            save_state(state_path(self.work_dir, trainer.iteration), trainer.state())
+            prune_states(self.work_dir, self.run.keep)
+            summary = self.scores.summary() if self.scores else {}
+            save_weights(self.work_dir / "last.safetensors", trainer.weights(), trainer.meta(summary))
 
     def _interrupted(self, number: int) -> TrainResult:
         self._save()
@@ -229,24 +182,64 @@ def train(paper: Paper, name: str, recipe: Recipe) -> TrainResult:
         InputError: for whatever the user can cause: data, options, checkpoints, a full disk, a loss that is not finite.
     """
     run = recipe.run
+    if run.resume and run.resume_from:
+        raise InputError("--resume goes on from the last state, --resume-from from the given one; choose one of them")
     world = distributed.init(run.device)
     _set_determinism(run.deterministic)
-    directory = WorkDirectory(run.work_dir, bool(run.resume or run.resume_from)) if world.is_main else None
+    directory = _enter(recipe, world)
     try:
         work_dir = Path(run.work_dir)
-        trainer = Trainer(paper, name, recipe, world)
         source = Path(run.resume_from) if run.resume_from else latest_state(work_dir) if run.resume else None
+        trainer = Trainer(paper, name, recipe, world, is_resuming=source is not None)
         if source:
             trainer.load_state(load_state(source), source)
+            _refuse_later_states(work_dir, trainer.iteration)
         if directory:
-            (work_dir / FILE_NAME).write_text(recipe_document(paper.name, name, recipe, run_versions()))
+            # how to begin the run, not how this process goes on with it
+            start = replace(recipe, run=replace(run, resume=False, resume_from=""))
+            with atomic_write(work_dir / FILE_NAME) as file:
+                file.write(recipe_document(paper.name, name, start, run_versions()).encode())
         loop = Loop(trainer, work_dir)
         loop.logger.message(_first_line(trainer, source))
         return loop.train()
+    except RuntimeError as error:
+        if world.size > 1 and "closed by peer" in str(error):  # gloo's word for a process that is gone
+            raise InputError("another process of this run stopped; its message says why") from error
+        raise
     finally:
         if directory:
             directory.release()
         distributed.shutdown()
+
+
+def _enter(recipe: Recipe, world: distributed.World) -> WorkDirectory | None:
+    """Lock the work directory on the first process; all of them stop where it cannot be had.
+
+    Raises:
+        InputError: see `WorkDirectory`.
+    """
+    run = recipe.run
+    is_own_state = bool(run.resume_from) and Path(run.resume_from).resolve().parent == Path(run.work_dir).resolve()
+    directory, problem = None, ""
+    if world.is_main:
+        try:
+            directory = WorkDirectory(run.work_dir, run.resume or is_own_state)
+        except InputError as error:
+            problem = str(error)
+    problem = distributed.broadcast_object(problem)
+    if problem:
+        distributed.shutdown()
+        raise InputError(problem)
+    return directory
+
+
+def _refuse_later_states(work_dir: Path, iteration: int) -> None:
+    """Raise where going on from an earlier state would mix two histories in one folder."""
+    latest = latest_state(work_dir)
+    if latest and latest > state_path(work_dir, iteration):
+        raise InputError(
+            f"{work_dir} holds the later state {latest.name}; go on in another --work-dir, or move later states away"
+        )
 
 
 def _set_determinism(is_deterministic: bool) -> None:

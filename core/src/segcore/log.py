@@ -55,7 +55,7 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, start: int) -> None:
-        if start and path.is_file():
+        if path.is_file():
             kept = [line for line in path.read_text().splitlines() if _is_before(line, start)]
             with atomic_write(path) as file:
                 file.write("".join(f"{line}\n" for line in kept).encode())
@@ -86,7 +86,7 @@ class TensorBoard:
     """Event files in the folder `tensorboard`, with the tags train/<name> and val/<name>."""
 
     def __init__(self, folder: Path, start: int) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
 
     def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
         """Add one point to each curve."""

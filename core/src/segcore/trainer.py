@@ -6,8 +6,10 @@ process, the learning rate is a pure function. So a resumed run ends bit-equal t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,9 @@ class TrainStep(nn.Module):
 class Trainer:
     """Everything a run holds between two iterations."""
 
-    def __init__(self, paper: Paper, name: str, recipe: Recipe, world: distributed.World) -> None:
+    def __init__(
+        self, paper: Paper, name: str, recipe: Recipe, world: distributed.World, *, is_resuming: bool = False
+    ) -> None:
         self.paper, self.name, self.recipe, self.world = paper, name, recipe, world
         data, run = recipe.data, recipe.run
         self.train_data = create_dataset(data, run.data, data.train_split, list_file=data.train_list)
@@ -51,7 +55,9 @@ class Trainer:
         self.total = total_iterations(recipe, len(self.train_data))
         self.plan = BatchPlan(len(self.train_data), data.batch, run.seed)
         torch.manual_seed(run.seed)
-        self.model = self._build_model()
+        self._check_classes()
+        self._sampler(0)  # an impossible batch is refused now, not after the model was built
+        self.model = self._build_model(is_resuming)
         self.names = paper.name_map(self.model)
         self.optimizer = build_optimizer(self.model, self.names, recipe.optim)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=run.amp == "fp16")
@@ -59,10 +65,22 @@ class Trainer:
         self.step_module = self._wrap(TrainStep(self.model))
         self.best = -1.0
         self.iteration = 0
+        self.is_validated = True  # nothing of this iteration is left to do; else a resumed run validates first
 
-    def _build_model(self) -> Segmentor:
+    def _check_classes(self) -> None:
+        num_classes = len(self.train_data.classes.names)
+        recipe = self.recipe
+        for option, pairs in (("augment", recipe.augment.flip_pairs), ("evaluate", recipe.evaluate.flip_pairs)):
+            wrong = [number for pair in pairs for number in pair if not 0 <= number < num_classes]
+            if wrong:
+                raise InputError(f"--{option}.flip-pairs names class {wrong[0]}; there are 0 to {num_classes - 1}")
+
+    def _build_model(self, is_resuming: bool) -> Segmentor:
         recipe, num_classes = self.recipe, len(self.train_data.classes.names)
-        if recipe.run.load_from:
+        if is_resuming:  # the state brings every weight: nothing to download, no file of the start needed
+            recipe = replace(recipe, model=replace(recipe.model, pretrained=False, weights=""))
+            model = build_model(self.paper, recipe, num_classes)
+        elif recipe.run.load_from:
             model = fine_tune_from(self.paper, recipe, num_classes, recipe.run.load_from)
         else:
             model = build_model(self.paper, recipe, num_classes)
@@ -74,15 +92,22 @@ class Trainer:
     def _wrap(self, step: nn.Module) -> nn.Module:
         if self.world.size > 1:
             devices = [self.world.device] if self.world.device.type == "cuda" else None
-            step = nn.parallel.DistributedDataParallel(step, device_ids=devices, broadcast_buffers=False)
+            with warnings.catch_warnings():
+                # newer torch renames the option, older torch knows only this name
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+                step = nn.parallel.DistributedDataParallel(step, device_ids=devices, broadcast_buffers=False)
         return torch.compile(step) if self.recipe.run.compile else step  # pyright: ignore[reportReturnType]
 
     def batches(self) -> Iterator[tuple[Tensor, Target]]:
         """Return this process's parts of every batch from the current iteration on."""
         recipe, world = self.recipe, self.world
         dataset = TrainSet(self.train_data, TrainTransform(recipe.augment), recipe.run.seed)
-        sampler = StepSampler(self.plan, self.iteration, self.total, world.rank, world.size, recipe.optim.accumulate)
+        sampler = self._sampler(self.iteration)
         return train_loader(dataset, sampler, recipe.data.workers, pin=world.device.type == "cuda")
+
+    def _sampler(self, start: int) -> StepSampler:
+        world, accumulate = self.world, self.recipe.optim.accumulate
+        return StepSampler(self.plan, start, self.total, world.rank, world.size, accumulate)
 
     def step(self, parts: list[tuple[Tensor, Target]]) -> dict[str, Tensor]:
         """Run one optimizer step over the parts of a batch; return the mean of each logged term, on the device."""
@@ -128,6 +153,7 @@ class Trainer:
             "average": self.average.state_dict() if self.average else None,
             "iteration": self.iteration,
             "best": self.best,
+            "is_validated": self.is_validated,
             "recipe": to_plain(self.recipe),
         }
 
@@ -137,18 +163,23 @@ class Trainer:
         Raises:
             InputError: if it belongs to another model, optimizer or total number of iterations.
         """
-        theirs, ours = state["recipe"], to_plain(self.recipe)
-        for part in ("model", "optim", "schedule", "loss", "augment"):
-            changed = [key for key in ours[part] if theirs[part].get(key) != ours[part][key]]
-            if changed:
-                options = ", ".join(f"--{part}.{key}".replace("_", "-") for key in changed)
-                raise InputError(f"{source} was made with other values of {options}; resume with the same")
-        self.model.load_state_dict(state["model"])
+        changed = _changed_options(to_plain(self.recipe), state["recipe"])
+        if changed:
+            raise InputError(f"{source} was made with other values of {', '.join(changed)}; resume with the same")
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:  # torch's word for tensors of other names or shapes
+            reason = str(error).splitlines()[-1].strip()
+            raise InputError(f"{source} is a state of another network: {reason}") from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.load_state_dict(state["average"])
-        self.iteration, self.best = state["iteration"], state["best"]
+        self.iteration, self.best, self.is_validated = state["iteration"], state["best"], state["is_validated"]
+
+    def is_finite(self) -> bool:
+        """Return whether every weight is a number."""
+        return bool(torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all())
 
     def meta(self, scores: dict[str, float]) -> CheckpointMeta:
         """Return what a weights file says about itself."""
@@ -180,6 +211,20 @@ class Trainer:
             averages = self.average.tensors.values() if self.average else ()
             for tensor in (*self.model.buffers(), *averages):
                 torch.distributed.broadcast(tensor, src=0)
+
+
+def _changed_options(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Return the options that would make a resumed run another one than it was."""
+    watched = {part: set(ours[part]) for part in ("model", "data", "augment", "loss", "optim", "schedule")}
+    watched["data"] -= {"workers", "test_split", "test_list"}
+    watched["model"] -= {"pretrained", "weights"}  # they were used before the first step
+    watched["run"] = {"seed", "amp"}
+    return [
+        f"--{part}.{key}".replace("_", "-")
+        for part, keys in watched.items()
+        for key in ours[part]
+        if key in keys and theirs[part].get(key) != ours[part][key]
+    ]
 
 
 def total_iterations(recipe: Recipe, num_images: int) -> int:

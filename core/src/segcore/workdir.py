@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 from typing import IO
 
 from segcore.errors import InputError
-from segcore.recipe_file import FILE_NAME
+
+_LOCKS: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    """Close the locks in a forked child: a loader process that outlives a killed run must not hold its folder."""
+    for lock in _LOCKS:
+        lock.close()
+    _LOCKS.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def holds_run(path: Path) -> bool:
+    """Return whether a run left something in a folder: a state, weights, or a line in its log."""
+    log = path / "log.jsonl"
+    is_logged = log.is_file() and log.stat().st_size > 0
+    return is_logged or any(path.glob("state-*.pt")) or any(path.glob("*.safetensors"))
 
 
 class WorkDirectory:
@@ -34,7 +53,8 @@ class WorkDirectory:
         except OSError as error:
             self._lock.close()
             raise InputError(f"another run is using the work directory {path}; choose another --work-dir") from error
-        if (self.path / FILE_NAME).exists() and not is_resuming:
+        _LOCKS.add(self._lock)
+        if holds_run(self.path) and not is_resuming:
             self.release()
             raise InputError(
                 f"the work directory {path} already holds a run; --resume goes on with it, --work-dir starts another"
@@ -42,4 +62,5 @@ class WorkDirectory:
 
     def release(self) -> None:
         """Let another run use the folder."""
+        _LOCKS.discard(self._lock)
         self._lock.close()

@@ -23,6 +23,9 @@ from segcore.errors import InputError
 from segcore.segmentor import Target
 from segcore.transforms import TrainTransform
 
+WORKER_GRACE = 60
+"""Seconds that a loader process goes on after SIGTERM, while its parent saves."""
+
 
 class SampleKey(NamedTuple):
     """One training sample: image `index`, drawn as number `slot` of the batch of `iteration`."""
@@ -149,7 +152,9 @@ def quiet_worker(_: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A cluster's SIGTERM reaches the whole process group: the batches that the parent is about to use must still come.
+    # A worker that the parent wants to end, or that hangs, goes after the grace.
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
 
 
 def train_loader(

@@ -1,0 +1,69 @@
+"""SIGTERM and Ctrl-C during training: remembered until the loop can save."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+
+from segcore import distributed
+
+STOP_CHECK = 10
+"""Iterations between two agreements of several GPUs on whether one was asked to stop: each waits for the GPU."""
+SAME_SIGNAL = 2.0
+"""Seconds in which repeated signals count as one."""
+
+
+class StopSignal:
+    """Remembers SIGTERM or Ctrl-C until the loop reaches a place where it can save.
+
+    A second Ctrl-C ends at once, unless something is being saved, or it comes with the first one: torchrun and
+    terminals both pass signals on.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._since = 0.0
+        self._is_saving = False
+
+    def _remember(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.number:
+            self.number, self._since = number, now
+        elif number == signal.SIGINT and not self._is_saving and now - self._since > SAME_SIGNAL:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Let no signal end the block."""
+        self._is_saving = True
+        try:
+            yield
+        finally:
+            self._is_saving = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Catch both signals inside the block (only possible in the main thread)."""
+        try:
+            before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:  # not the main thread: whoever started it handles the signals
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def agreed(self, iteration: int, world: distributed.World) -> int:
+        """Return the signal to stop for, the same on every process; 0 to go on."""
+        if world.size == 1:
+            return self.number
+        if world.device.type == "cuda" and iteration % STOP_CHECK:
+            return 0
+        flag = torch.tensor(self.number, device=world.device)
+        return int(distributed.all_reduce_max(flag).item())
