@@ -18,7 +18,6 @@ from segcore.checkpoint import CheckpointMeta, save_weights
 from segcore.errors import InputError
 from segcore.recipe import Augment, Data, Evaluate, Model, Optim, Published, Recipe, Schedule, to_plain
 from segcore.recipe_file import recipe_document
-from segcore.report.charts import line_chart, round_ticks, short_number, smoothed
 from segcore.report.command import main
 from segcore.report.gallery import evenly_spaced, write_gallery
 from segcore.report.page import render, write_report
@@ -45,6 +44,7 @@ def _report() -> RunReport:
         class_names=NAMES,
         palette=np.array(PALETTE, np.uint8),
         scores={"mIoU": 0.6154, "aAcc": 0.9, **{f"IoU.{name}": 0.25 * i for i, name in enumerate(NAMES)}},
+        scores_from="single scale",
         scores_ms={"mIoU": 0.6288, f"IoU.{NAMES[0]}": None},
         published=Published(miou=43.6),
         iterations=400,
@@ -156,40 +156,6 @@ def test_wide_pictures_are_embedded_smaller() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0.0, 1.0, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-        (0.0, 160_000.0, [0.0, 50_000.0, 100_000.0, 150_000.0]),
-        (0.0, 1.2e-4, [0.0, 2.5e-5, 5e-5, 7.5e-5, 1e-4]),
-        (0.31, 0.44, [0.35, 0.4]),
-        (3.0, 3.0, [3.0]),
-    ],
-)
-def test_ticks_are_round_numbers_inside_the_range(low: float, high: float, expected: list[float]) -> None:
-    assert round_ticks(low, high) == pytest.approx(expected)
-
-
-def test_axis_numbers_are_short() -> None:
-    values = (0, 0.25, 1500, 160_000, 1.2e-4, 1e-3)
-    assert [short_number(value) for value in values] == ["0", "0.25", "1500", "160k", "1.2e-4", "1e-3"]
-
-
-def test_smoothing_keeps_a_straight_line_and_its_ends() -> None:
-    line = [(float(i), 3.0 - 0.5 * i) for i in range(50)]
-    np.testing.assert_allclose(smoothed(line, 0.2), line)
-
-
-def test_a_chart_maps_the_largest_value_highest_and_survives_a_single_point() -> None:
-    svg = line_chart([Series("s", ((0.0, 1.0), (10.0, 4.0), (20.0, 2.0)))], title="t", unit="u")
-    path = re.search(r'class="curve s1" d="M([^"]+)"', svg)
-    assert path
-    heights = [float(point.split()[1]) for point in path[1].split("L")]
-    assert heights[1] < heights[2] < heights[0]
-    assert "circle" in line_chart([Series("s", ((5.0, 0.0),))], title="t", unit="u")
-    assert "nothing was logged" in line_chart([Series("s", ())], title="t", unit="u")
-
-
-@pytest.mark.parametrize(
     ("total", "count", "expected"), [(50, 6, [0, 10, 20, 29, 39, 49]), (3, 6, [0, 1, 2]), (9, 1, [0]), (9, 0, [])]
 )
 def test_gallery_indices_are_spread_over_the_set(total: int, count: int, expected: list[int]) -> None:
@@ -222,7 +188,7 @@ def test_a_log_keeps_the_later_of_two_equal_iterations_and_drops_a_cut_last_line
 def _write_run(folder: Path) -> None:
     recipe = Recipe(
         model=Model(backbone="x"),
-        data=Data(dataset="toy", batch=4),
+        data=Data(dataset="toy", batch=4, val_split="val", test_split="test"),
         augment=Augment(),
         optim=Optim(lr=0.1),
         schedule=Schedule(iterations=20),
@@ -276,6 +242,32 @@ def test_the_newest_test_result_is_shown(tmp_path: Path) -> None:
     report = collect(tmp_path)
     assert (report.scores["mIoU"], report.num_images) == (0.7, 33)
     assert report.scores_ms["mIoU"] == pytest.approx(0.8)
+
+
+def test_scores_of_a_validation_are_not_shown_as_a_test(tmp_path: Path) -> None:
+    _write_run(tmp_path)
+    report = collect(tmp_path)
+    assert (report.dataset, report.scores_from) == ("toy (val)", "last validation (val)")
+    page = render(report)
+    assert "mIoU, last validation (val)" in page
+    assert "Percent, last validation (val)." in page
+    assert "single scale" not in page
+    assert "images tested" not in page
+
+
+def test_scores_of_a_test_are_shown_with_its_split(tmp_path: Path) -> None:
+    _write_run(tmp_path)
+    result = {"images": 33, "metric": {"mIoU": 0.7}}
+    (tmp_path / "eval_multi_scale_20260101_000000.json").write_text(json.dumps(result))
+    only_multi = collect(tmp_path)
+    assert (only_multi.dataset, only_multi.scores_from) == ("toy (test)", "last validation (val)")
+    (tmp_path / "eval_single_scale_20260101_000000.json").write_text(json.dumps(result))
+    report = collect(tmp_path)
+    assert (report.dataset, report.scores_from) == ("toy (test)", "single scale")
+    page = render(report)
+    assert "mIoU, single scale" in page
+    assert "33 images tested" in page
+    assert "validation (" not in page
 
 
 def test_the_command_writes_the_page_of_a_run_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,11 +83,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     ],
 )
 def test_files_of_the_data_set_are_never_replaced(
-    tmp_path: Path, weights: str, settings: dict[str, Any], option: str, file: str
+    tmp_path: Path, weights: str, settings: dict[str, str], option: str, file: str
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "data")
     before = contents(tmp_path / "data")
-    options = TestOptions(checkpoint=weights, **{name: str(tmp_path / path) for name, path in settings.items()})
+    folders: dict[str, Any] = {name: str(tmp_path / path) for name, path in settings.items()}
+    options = TestOptions(checkpoint=weights, **folders)
     with pytest.raises(InputError, match=rf"^{option}: .*{file} would replace an input"):
         run_test(PAPER, "toy", make_recipe(tmp_path), options)
     assert contents(tmp_path / "data") == before

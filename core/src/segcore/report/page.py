@@ -66,10 +66,11 @@ def _duration(seconds: float) -> str:
 
 def _cards(report: RunReport) -> str:
     published = report.published
+    tested = f"{report.num_images} images tested" if report.num_images else report.scores_from
     cards = [
-        ("mIoU, single scale", _percent(report.scores.get("mIoU")), "%", _published(published.miou)),
+        (f"mIoU, {report.scores_from}", _percent(report.scores.get("mIoU")), "%", _published(published.miou)),
         ("mIoU, multi-scale + flip", _percent(report.scores_ms.get("mIoU")), "%", _published(published.miou_ms)),
-        ("pixel accuracy", _percent(report.scores.get("aAcc")), "%", f"{report.num_images} images tested"),
+        ("pixel accuracy", _percent(report.scores.get("aAcc")), "%", tested),
         ("parameters", f"{report.parameters / 1e6:.2f}", "M", _published(published.params)),
     ]
     if report.seconds:
@@ -112,8 +113,8 @@ def _class_bars(report: RunReport) -> str:
             f'<span class="track">{_bar(iou, color)}{_tick(iou_ms)}</span>'
             f'<span class="value">{_percent(iou, 1)}</span></div>'
         )
-    note = "Percent, single scale; the tick marks multi-scale + flip." if report.scores_ms else "Percent, single scale."
-    return f'<p class="quiet">{note}</p><div class="bars">{"".join(rows)}</div>'
+    note = f"Percent, {report.scores_from}" + ("; the tick marks multi-scale + flip." if report.scores_ms else ".")
+    return f'<p class="quiet">{escape(note)}</p><div class="bars">{"".join(rows)}</div>'
 
 
 def _bar(value: float | None, color: list[int]) -> str:

@@ -62,6 +62,8 @@ class RunReport:
     """(K, 3) uint8 RGB."""
     scores: Mapping[str, float | None]
     """Single scale, by the reference's keys: mIoU, aAcc, mAcc, IoU.<class>; None where a class is absent."""
+    scores_from: str
+    """What `scores` are of: a test at single scale, or the last validation where none was made."""
     scores_ms: Mapping[str, float | None]
     """Multi-scale + flip, the same keys; empty if not tested."""
     published: Published
@@ -95,22 +97,24 @@ def collect(work_dir: str | Path) -> RunReport:
         raise InputError(f"{weights} does not say its recipe; a file written by <paper>-train is expected")
     single, multi = _newest_test(folder, "single"), _newest_test(folder, "multi")
     recipe = document["recipe"]
+    data = recipe["data"]
     return RunReport(
         title=_title(document["paper"]),
         paper=document["paper"],
         recipe_name=document["name"],
-        dataset=f"{recipe['data']['dataset']} ({recipe['data']['test_split']})",
+        dataset=f"{data['dataset']} ({data['test_split' if single or multi else 'val_split']})",
         date=_date(lines),
         versions=document["versions"],
         class_names=meta.classes,
         palette=np.asarray(meta.palette, np.uint8),
-        scores=single.get("metric") or _last_scores(lines, meta),
+        scores=single.get("metric", {}) if single else _last_scores(lines, meta),
+        scores_from="single scale" if single else f"last validation ({data['val_split']})",
         scores_ms=multi.get("metric", {}),
         published=Published(**recipe["published"]),
         iterations=max((line["iteration"] for line in lines), default=meta.iteration),
         num_images=single.get("images", 0),
         parameters=sum(t.numel() for name, t in loaded.tensors.items() if not name.endswith(_STATISTICS)),
-        seconds=_training_seconds(lines, recipe["data"]["batch"]),
+        seconds=_training_seconds(lines, data["batch"]),
         losses=(Series("loss", _points(lines, "train", "loss")),),
         mious=(Series("mIoU", _points(lines, "val", "mIoU")),),
         rates=(Series("learning rate", _points(lines, "train", "lr")),),
