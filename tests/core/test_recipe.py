@@ -10,7 +10,20 @@ import pytest
 
 from segcore.errors import InputError
 from segcore.papers import Paper
-from segcore.recipe import MS_RATIOS, Augment, Data, Evaluate, Model, Optim, Recipe, Schedule, from_plain, to_plain
+from segcore.recipe import (
+    MS_RATIOS,
+    Augment,
+    Data,
+    Evaluate,
+    Loss,
+    Model,
+    Optim,
+    Recipe,
+    Run,
+    Schedule,
+    from_plain,
+    to_plain,
+)
 from segcore.recipe_file import read_recipe, recipe_document
 
 
@@ -61,6 +74,12 @@ def test_a_name_that_is_no_file_is_left_to_the_caller(tmp_path: Path) -> None:
     [
         (lambda d: d.update(paper="other"), "is a recipe of other, not of band"),
         (lambda d: d["recipe"]["optim"].update(lrr=1), "optim: unknown entries lrr"),
+        (lambda d: d["recipe"]["optim"].update(kind="lion"), r"optim.kind: expected one of adamw, sgd, got 'lion'"),
+        (lambda d: d["recipe"]["optim"].update(lr_mult=[1]), r"optim.lr_mult: expected a table"),
+        (lambda d: d["recipe"]["optim"].update(lr_mult={"head": "x"}), r"optim.lr_mult.head: expected float, got 'x'"),
+        (lambda d: d["recipe"]["augment"].update(crop=[1, 2, 3]), r"augment.crop: expected 2 values"),
+        (lambda d: d["recipe"]["run"].update(resume="no"), r"run.resume: expected bool, got 'no'"),
+        (lambda d: d["recipe"]["model"].update(band=True), r"model.band: expected int, got True"),
         (lambda d: d["recipe"]["optim"].update(lr=-1), "--optim.lr must be positive"),
         (lambda d: d["recipe"].pop("schedule"), "schedule"),
         (lambda d: d.pop("recipe"), "expected the entries paper, name and recipe"),
@@ -100,6 +119,22 @@ def test_aug_test_sets_the_six_ratios_and_the_flip() -> None:
         (lambda: Evaluate(ratios=()), "--evaluate.ratios"),
         (lambda: Evaluate(mode="slide", crop=(8, 8), stride=(9, 9)), "--evaluate.stride"),
         (lambda: Augment(ratio=(2.0, 0.5)), "--augment.ratio"),
+        (lambda: Augment(scale=(0, 0)), "--augment.scale"),
+        (lambda: Augment(flip=7), "--augment.flip"),
+        (lambda: Optim(lr=1.0, betas=(0.9, 1.5)), "--optim.betas"),
+        (lambda: Optim(lr=1.0, eps=-1.0), "--optim.eps"),
+        (lambda: Optim(lr=1.0, momentum=-1.0), "--optim.momentum"),
+        (lambda: Optim(lr=1.0, clip_norm=-1.0), "--optim.clip-norm"),
+        (lambda: Optim(lr=1.0, weight_decay=-1.0), "--optim.weight-decay"),
+        (lambda: Loss(ohem_min_kept=-1), "--loss.ohem-min-kept"),
+        (lambda: Evaluate(pad_divisor=-3), "--evaluate.pad-divisor"),
+        (lambda: Evaluate(resize_divisor=-3), "--evaluate.resize-divisor"),
+        (lambda: Evaluate(window_batch=0), "--evaluate.window-batch"),
+        (lambda: Evaluate(scale=(0, 0)), "--evaluate.scale"),
+        (lambda: Run(seed=-1), "--run.seed"),
+        (lambda: Run(eval_images=-3), "--run.eval-images"),
+        (lambda: Schedule(iterations=5, epochs=-1), "--schedule.epochs"),
+        (lambda: Schedule(iterations=5, warmup=-1), "--schedule.warmup"),
         (lambda: Schedule(iterations=0), "--schedule.iterations"),
         (lambda: Schedule(iterations=5, kind="step"), "--schedule.step"),
     ],

@@ -6,6 +6,7 @@ torch before a command really runs, so that `--help` is instant.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -228,6 +229,8 @@ def _find_recipe(paper: Paper, word: str) -> tuple[str, Recipe]:
 
 def run_guarded(program: str, argv: Sequence[str] | None, body: Callable[[list[str]], int]) -> int:
     """Run a command: what a user caused becomes one sentence and exit code 2 (with `--debug`, a traceback as well)."""
+    # Threads that wait for each other must not spin: on a machine with other work that costs ten times the speed.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
     is_debug = "--debug" in words
     try:

@@ -102,6 +102,10 @@ class Augment:
 
     def __post_init__(self) -> None:
         _check(min(self.crop) >= 1, f"--augment.crop must be positive, got {self.crop}")
+        _check(min(self.scale) >= 1, f"--augment.scale must be positive, got {self.scale}")
+        _check(0 <= self.flip <= 1, f"--augment.flip must be in [0, 1], got {self.flip}")
+        _check(0 <= self.rotation <= 1, f"--augment.rotation must be in [0, 1], got {self.rotation}")
+        _check(self.cat_max_ratio > 0, f"--augment.cat-max-ratio must be positive, got {self.cat_max_ratio}")
         _check(0 < self.ratio[0] <= self.ratio[1], f"--augment.ratio must be 0 < low <= high, got {self.ratio}")
 
 
@@ -123,6 +127,11 @@ class Loss:
     """Weight of the dice loss beside the cross entropy; 0 leaves it out."""
     auxiliary: float = 0.4
     """Weight of the auxiliary head's loss, where the model has one."""
+
+    def __post_init__(self) -> None:
+        _check(self.ohem_min_kept >= 0, f"--loss.ohem-min-kept must not be negative, got {self.ohem_min_kept}")
+        _check(min(self.class_weight, default=0) >= 0, f"--loss.class-weight must not be negative: {self.class_weight}")
+        _check(self.dice >= 0, f"--loss.dice must not be negative, got {self.dice}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +163,11 @@ class Optim:
 
     def __post_init__(self) -> None:
         _check(self.lr > 0, f"--optim.lr must be positive, got {self.lr}")
+        _check(self.weight_decay >= 0, f"--optim.weight-decay must not be negative, got {self.weight_decay}")
+        _check(all(0 <= beta < 1 for beta in self.betas), f"--optim.betas must be in [0, 1), got {self.betas}")
+        _check(self.eps > 0, f"--optim.eps must be positive, got {self.eps}")
+        _check(0 <= self.momentum < 1, f"--optim.momentum must be in [0, 1), got {self.momentum}")
+        _check(self.clip_norm >= 0, f"--optim.clip-norm must not be negative, got {self.clip_norm}")
         _check(self.accumulate >= 1, f"--optim.accumulate must be at least 1, got {self.accumulate}")
         _check(0 <= self.ema < 1, f"--optim.ema must be in [0, 1), got {self.ema}")
 
@@ -185,6 +199,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         _check(self.iterations >= 1, f"--schedule.iterations must be at least 1, got {self.iterations}")
+        _check(self.epochs >= 0, f"--schedule.epochs must not be negative, got {self.epochs}")
+        _check(self.warmup >= 0, f"--schedule.warmup must not be negative, got {self.warmup}")
+        _check(self.power >= 0, f"--schedule.power must not be negative, got {self.power}")
         _check(self.kind != "step" or self.step >= 1, "--schedule.kind step needs --schedule.step")
 
 
@@ -230,6 +247,11 @@ class Evaluate:
     """slide: windows of equal size run together."""
 
     def __post_init__(self) -> None:
+        _check(min(self.scale) >= 1, f"--evaluate.scale must be positive, got {self.scale}")
+        _check(min(self.crop) >= 1, f"--evaluate.crop must be positive, got {self.crop}")
+        _check(self.pad_divisor >= 0, f"--evaluate.pad-divisor must not be negative, got {self.pad_divisor}")
+        _check(self.resize_divisor >= 0, f"--evaluate.resize-divisor must not be negative, got {self.resize_divisor}")
+        _check(self.window_batch >= 1, f"--evaluate.window-batch must be at least 1, got {self.window_batch}")
         _check(len(self.ratios) > 0, "--evaluate.ratios needs at least one factor")
         _check(min(self.ratios) > 0, f"--evaluate.ratios must be positive, got {self.ratios}")
         is_covering = self.stride[0] <= self.crop[0] and self.stride[1] <= self.crop[1]
@@ -289,6 +311,9 @@ class Run:
     """Also log to Weights & Biases (extra `segcore[wandb]`)."""
 
     def __post_init__(self) -> None:
+        _check(0 <= self.seed < 2**32, f"--run.seed must be between 0 and 2^32 - 1, got {self.seed}")
+        _check(self.eval_interval >= 0, f"--run.eval-interval must not be negative, got {self.eval_interval}")
+        _check(self.eval_images >= 0, f"--run.eval-images must not be negative, got {self.eval_images}")
         _check(self.log_interval >= 1, f"--run.log-interval must be at least 1, got {self.log_interval}")
         _check(self.save_interval >= 1, f"--run.save-interval must be at least 1, got {self.save_interval}")
         _check(self.keep >= 1, f"--run.keep must be at least 1, got {self.keep}")
@@ -360,7 +385,21 @@ def from_plain(cls: Any, data: Any, where: str = "recipe") -> Any:
         _check(isinstance(data, list), f"{where}: expected a list, got {data!r}")
         inner = get_args(cls)
         kinds = [inner[0]] * len(data) if inner[-1] is Ellipsis else list(inner)
+        _check(len(kinds) == len(data), f"{where}: expected {len(kinds)} values, got {data!r}")
         return tuple(from_plain(kind, item, where) for kind, item in zip(kinds, data, strict=True))
+    if get_origin(cls) is dict:
+        _check(isinstance(data, dict), f"{where}: expected a table, got {data!r}")
+        return {name: from_plain(get_args(cls)[1], item, f"{where}.{name}") for name, item in data.items()}
     if cls is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
+    return _checked(cls, data, where)
+
+
+def _checked(cls: Any, data: Any, where: str) -> Any:
+    """Return a plain value that is what its annotation says."""
+    if get_origin(cls) is Literal:
+        _check(data in get_args(cls), f"{where}: expected one of {', '.join(map(str, get_args(cls)))}, got {data!r}")
+    elif isinstance(cls, type) and cls in (bool, int, float, str):
+        is_same = isinstance(data, cls) and not (cls is not bool and isinstance(data, bool))
+        _check(is_same, f"{where}: expected {cls.__name__}, got {data!r}")
     return data
