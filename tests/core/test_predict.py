@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import segcore.outputs
 from segcore.errors import InputError
 from segcore.predict import encode_submission, run, save_label, save_overlay
 from segcore.visualize import overlay
@@ -178,7 +178,7 @@ def test_a_folder_that_refuses_is_named_with_its_reason(tmp_path: Path, monkeypa
     def refuse(**_: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(segcore.outputs.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     with pytest.raises(InputError, match=r"cannot write into .*new: Read-only file system; give another --out"):
         run(color_predictor(), [str(clip)], tmp_path / "new")
 

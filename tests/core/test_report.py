@@ -294,3 +294,5 @@ def test_a_folder_without_a_run_is_explained(tmp_path: Path) -> None:
 def test_a_report_is_written_into_a_new_folder(tmp_path: Path) -> None:
     path = write_report(tmp_path / "a" / "b" / "page.html", _report())
     assert path.read_text("utf-8") == render(_report())
+    with pytest.raises(InputError, match=r"page\.html is a file, not a folder; give another --out"):
+        write_report(path / "page.html", _report())

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from segcore.checkpoint import atomic_write
+from segcore.outputs import make_folder
 from segcore.report.charts import line_chart, short_number
 from segcore.report.run_report import Picture, RunReport
 from segcore.report.style import CSS
@@ -20,9 +21,13 @@ MAX_WIDTH = 512
 
 
 def write_report(path: str | Path, report: RunReport) -> Path:
-    """Write the page and return its path."""
+    """Write the page and return its path.
+
+    Raises:
+        InputError: if its folder cannot be made or written.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent, "--out")
     with atomic_write(target) as file:
         file.write(render(report).encode())
     return target
