@@ -12,7 +12,8 @@ from cgrseg.options import CGRSegModel
 from cgrseg.paper import PAPER
 from cgrseg.recipes import RECIPES
 from segcore.count import count
-from segcore.recipe import Recipe, from_plain, to_plain
+from segcore.plain import from_plain, to_plain
+from segcore.recipe import Recipe
 from segcore.recipe_file import recipe_from_plain
 
 

@@ -13,7 +13,8 @@ from segcore import build, convert_command
 from segcore.build import build_from_checkpoint, fine_tune_from, model_for_checkpoint
 from segcore.checkpoint import CheckpointMeta, read_checkpoint, save_weights
 from segcore.errors import InputError
-from segcore.recipe import Recipe, to_plain
+from segcore.plain import to_plain
+from segcore.recipe import Recipe
 from tests.core.tiny_paper import PAPER, TinyModel, TinySegmentor, published_tensors
 
 RECIPE = PAPER.recipes["toy"]

@@ -12,7 +12,7 @@ from segcore import export as export_module
 from segcore.checkpoint import CheckpointMeta, save_weights
 from segcore.errors import InputError
 from segcore.export import export, main
-from segcore.recipe import to_plain
+from segcore.plain import to_plain
 from tests.core.tiny_paper import PAPER, TinySegmentor
 
 

@@ -16,8 +16,9 @@ import segcore.build
 from segcore.checkpoint import CheckpointMeta, run_versions, save_weights
 from segcore.data.base import ClassTable, load_classes
 from segcore.errors import InputError
+from segcore.plain import to_plain
 from segcore.predictor import Predictor, to_pixels
-from segcore.recipe import Evaluate, Recipe, to_plain
+from segcore.recipe import Evaluate, Recipe
 from tests.core.tiny_paper import PAPER, published_tensors
 
 PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)

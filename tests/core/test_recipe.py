@@ -10,20 +10,8 @@ import pytest
 
 from segcore.errors import InputError
 from segcore.papers import Paper
-from segcore.recipe import (
-    MS_RATIOS,
-    Augment,
-    Data,
-    Evaluate,
-    Loss,
-    Model,
-    Optim,
-    Recipe,
-    Run,
-    Schedule,
-    from_plain,
-    to_plain,
-)
+from segcore.plain import from_plain, to_plain
+from segcore.recipe import MS_RATIOS, Augment, Data, Evaluate, Loss, Model, Optim, Recipe, Run, Schedule
 from segcore.recipe_file import read_recipe, recipe_document
 
 

@@ -16,7 +16,8 @@ import torch
 
 from segcore.checkpoint import CheckpointMeta, save_weights
 from segcore.errors import InputError
-from segcore.recipe import Augment, Data, Evaluate, Model, Optim, Published, Recipe, Schedule, to_plain
+from segcore.plain import to_plain
+from segcore.recipe import Augment, Data, Evaluate, Model, Optim, Published, Recipe, Schedule
 from segcore.recipe_file import recipe_document
 from segcore.report.command import main
 from segcore.report.gallery import evenly_spaced, write_gallery

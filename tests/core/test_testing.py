@@ -18,7 +18,8 @@ from segcore.checkpoint import CheckpointMeta, run_versions, save_weights
 from segcore.cli import PredictOptions, TestOptions
 from segcore.errors import InputError
 from segcore.papers import Paper
-from segcore.recipe import Published, Recipe, to_plain
+from segcore.plain import to_plain
+from segcore.recipe import Published, Recipe
 from segcore.testing import predict
 from segcore.testing import test as run_test
 from tests.core.test_folder_dataset import make_folder

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from segcore.checkpoint import CheckpointMeta, LoadedCheckpoint, load_into, read_checkpoint
 from segcore.errors import InputError
 from segcore.papers import Paper, load_paper
-from segcore.recipe import Model, Recipe, from_plain, to_plain
+from segcore.plain import from_plain, to_plain
+from segcore.recipe import Model, Recipe
 from segcore.recipe_file import recipe_from_plain
 from segcore.segmentor import Segmentor
 

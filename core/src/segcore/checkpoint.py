@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from segcore import __version__
 from segcore.convert import NameMap, WrongShape
 from segcore.errors import InputError
+from segcore.plain import from_plain
 from segcore.published import STATE_FORMAT, read_published, read_torch_file
-from segcore.recipe import from_plain
 
 _HEADER = "segcore"
 _STATE_NAME = re.compile(r"state-(\d{8,})\.pt")

@@ -229,8 +229,9 @@ def _find_recipe(paper: Paper, word: str) -> tuple[str, Recipe]:
 
 def run_guarded(program: str, argv: Sequence[str] | None, body: Callable[[list[str]], int]) -> int:
     """Run a command: what a user caused becomes one sentence and exit code 2 (with `--debug`, a traceback as well)."""
-    # Threads that wait for each other must not spin: on a machine with other work that costs ten times the speed.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait for each other spin only briefly: two runs on two cores then share them instead of starving
+    # each other (measured: 15 images/s each instead of 2), for 7 % of the speed of a run alone.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     words = list(sys.argv[1:] if argv is None else argv)
     is_debug = "--debug" in words
     try:

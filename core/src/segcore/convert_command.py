@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from segcore.errors import InputError
 from segcore.papers import Paper, load_paper
-from segcore.recipe import Recipe, to_plain
+from segcore.plain import to_plain
+from segcore.recipe import Recipe
 
 if TYPE_CHECKING:
     from segcore.checkpoint import LoadedCheckpoint

@@ -6,20 +6,15 @@ that listing and `--help` need no torch. The docstring under a field is its help
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
 
 import tyro
 
-from segcore.errors import InputError
+from segcore.errors import check
 
 MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """Multi-scale test ratios of all five papers (`--aug-test`)."""
-
-
-def _check(is_valid: bool, message: str) -> None:
-    if not is_valid:
-        raise InputError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +63,9 @@ class Data:
     """Loader processes per training process."""
 
     def __post_init__(self) -> None:
-        _check(self.batch >= 1, f"--data.batch must be at least 1, got {self.batch}")
-        _check(0 <= self.workers <= 256, f"--data.workers must be between 0 and 256, got {self.workers}")
-        _check(0 <= self.ignore <= 255, f"--data.ignore must be an 8-bit value, got {self.ignore}")
+        check(self.batch >= 1, f"--data.batch must be at least 1, got {self.batch}")
+        check(0 <= self.workers <= 256, f"--data.workers must be between 0 and 256, got {self.workers}")
+        check(0 <= self.ignore <= 255, f"--data.ignore must be an 8-bit value, got {self.ignore}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +96,12 @@ class Augment:
     """Resize only the source region under the crop: several times faster, equal within one gray level."""
 
     def __post_init__(self) -> None:
-        _check(min(self.crop) >= 1, f"--augment.crop must be positive, got {self.crop}")
-        _check(min(self.scale) >= 1, f"--augment.scale must be positive, got {self.scale}")
-        _check(0 <= self.flip <= 1, f"--augment.flip must be in [0, 1], got {self.flip}")
-        _check(0 <= self.rotation <= 1, f"--augment.rotation must be in [0, 1], got {self.rotation}")
-        _check(self.cat_max_ratio > 0, f"--augment.cat-max-ratio must be positive, got {self.cat_max_ratio}")
-        _check(0 < self.ratio[0] <= self.ratio[1], f"--augment.ratio must be 0 < low <= high, got {self.ratio}")
+        check(min(self.crop) >= 1, f"--augment.crop must be positive, got {self.crop}")
+        check(min(self.scale) >= 1, f"--augment.scale must be positive, got {self.scale}")
+        check(0 <= self.flip <= 1, f"--augment.flip must be in [0, 1], got {self.flip}")
+        check(0 <= self.rotation <= 1, f"--augment.rotation must be in [0, 1], got {self.rotation}")
+        check(self.cat_max_ratio > 0, f"--augment.cat-max-ratio must be positive, got {self.cat_max_ratio}")
+        check(0 < self.ratio[0] <= self.ratio[1], f"--augment.ratio must be 0 < low <= high, got {self.ratio}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +124,9 @@ class Loss:
     """Weight of the auxiliary head's loss, where the model has one."""
 
     def __post_init__(self) -> None:
-        _check(self.ohem_min_kept >= 0, f"--loss.ohem-min-kept must not be negative, got {self.ohem_min_kept}")
-        _check(min(self.class_weight, default=0) >= 0, f"--loss.class-weight must not be negative: {self.class_weight}")
-        _check(self.dice >= 0, f"--loss.dice must not be negative, got {self.dice}")
+        check(self.ohem_min_kept >= 0, f"--loss.ohem-min-kept must not be negative, got {self.ohem_min_kept}")
+        check(min(self.class_weight, default=0) >= 0, f"--loss.class-weight must not be negative: {self.class_weight}")
+        check(self.dice >= 0, f"--loss.dice must not be negative, got {self.dice}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,14 +157,14 @@ class Optim:
     """Decay of an exponential moving average of the weights, used for evaluation; 0 keeps none."""
 
     def __post_init__(self) -> None:
-        _check(self.lr > 0, f"--optim.lr must be positive, got {self.lr}")
-        _check(self.weight_decay >= 0, f"--optim.weight-decay must not be negative, got {self.weight_decay}")
-        _check(all(0 <= beta < 1 for beta in self.betas), f"--optim.betas must be in [0, 1), got {self.betas}")
-        _check(self.eps > 0, f"--optim.eps must be positive, got {self.eps}")
-        _check(0 <= self.momentum < 1, f"--optim.momentum must be in [0, 1), got {self.momentum}")
-        _check(self.clip_norm >= 0, f"--optim.clip-norm must not be negative, got {self.clip_norm}")
-        _check(self.accumulate >= 1, f"--optim.accumulate must be at least 1, got {self.accumulate}")
-        _check(0 <= self.ema < 1, f"--optim.ema must be in [0, 1), got {self.ema}")
+        check(self.lr > 0, f"--optim.lr must be positive, got {self.lr}")
+        check(self.weight_decay >= 0, f"--optim.weight-decay must not be negative, got {self.weight_decay}")
+        check(all(0 <= beta < 1 for beta in self.betas), f"--optim.betas must be in [0, 1), got {self.betas}")
+        check(self.eps > 0, f"--optim.eps must be positive, got {self.eps}")
+        check(0 <= self.momentum < 1, f"--optim.momentum must be in [0, 1), got {self.momentum}")
+        check(self.clip_norm >= 0, f"--optim.clip-norm must not be negative, got {self.clip_norm}")
+        check(self.accumulate >= 1, f"--optim.accumulate must be at least 1, got {self.accumulate}")
+        check(0 <= self.ema < 1, f"--optim.ema must be in [0, 1), got {self.ema}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,11 +193,11 @@ class Schedule:
     """step: factor of each decay."""
 
     def __post_init__(self) -> None:
-        _check(self.iterations >= 1, f"--schedule.iterations must be at least 1, got {self.iterations}")
-        _check(self.epochs >= 0, f"--schedule.epochs must not be negative, got {self.epochs}")
-        _check(self.warmup >= 0, f"--schedule.warmup must not be negative, got {self.warmup}")
-        _check(self.power >= 0, f"--schedule.power must not be negative, got {self.power}")
-        _check(self.kind != "step" or self.step >= 1, "--schedule.kind step needs --schedule.step")
+        check(self.iterations >= 1, f"--schedule.iterations must be at least 1, got {self.iterations}")
+        check(self.epochs >= 0, f"--schedule.epochs must not be negative, got {self.epochs}")
+        check(self.warmup >= 0, f"--schedule.warmup must not be negative, got {self.warmup}")
+        check(self.power >= 0, f"--schedule.power must not be negative, got {self.power}")
+        check(self.kind != "step" or self.step >= 1, "--schedule.kind step needs --schedule.step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,16 +242,16 @@ class Evaluate:
     """slide: windows of equal size run together."""
 
     def __post_init__(self) -> None:
-        _check(min(self.scale) >= 1, f"--evaluate.scale must be positive, got {self.scale}")
-        _check(min(self.crop) >= 1, f"--evaluate.crop must be positive, got {self.crop}")
-        _check(self.pad_divisor >= 0, f"--evaluate.pad-divisor must not be negative, got {self.pad_divisor}")
-        _check(self.resize_divisor >= 0, f"--evaluate.resize-divisor must not be negative, got {self.resize_divisor}")
-        _check(self.window_batch >= 1, f"--evaluate.window-batch must be at least 1, got {self.window_batch}")
-        _check(len(self.ratios) > 0, "--evaluate.ratios needs at least one factor")
-        _check(min(self.ratios) > 0, f"--evaluate.ratios must be positive, got {self.ratios}")
+        check(min(self.scale) >= 1, f"--evaluate.scale must be positive, got {self.scale}")
+        check(min(self.crop) >= 1, f"--evaluate.crop must be positive, got {self.crop}")
+        check(self.pad_divisor >= 0, f"--evaluate.pad-divisor must not be negative, got {self.pad_divisor}")
+        check(self.resize_divisor >= 0, f"--evaluate.resize-divisor must not be negative, got {self.resize_divisor}")
+        check(self.window_batch >= 1, f"--evaluate.window-batch must be at least 1, got {self.window_batch}")
+        check(len(self.ratios) > 0, "--evaluate.ratios needs at least one factor")
+        check(min(self.ratios) > 0, f"--evaluate.ratios must be positive, got {self.ratios}")
         is_covering = self.stride[0] <= self.crop[0] and self.stride[1] <= self.crop[1]
-        _check(self.mode == "whole" or is_covering, f"--evaluate.stride {self.stride} exceeds the crop {self.crop}")
-        _check(min(self.stride) >= 1, f"--evaluate.stride must be positive, got {self.stride}")
+        check(self.mode == "whole" or is_covering, f"--evaluate.stride {self.stride} exceeds the crop {self.crop}")
+        check(min(self.stride) >= 1, f"--evaluate.stride must be positive, got {self.stride}")
 
     def with_augmentation(self) -> Evaluate:
         """Return the multi-scale + flip form of this protocol (`--aug-test`)."""
@@ -311,12 +306,12 @@ class Run:
     """Also log to Weights & Biases (extra `segcore[wandb]`)."""
 
     def __post_init__(self) -> None:
-        _check(0 <= self.seed < 2**32, f"--run.seed must be between 0 and 2^32 - 1, got {self.seed}")
-        _check(self.eval_interval >= 0, f"--run.eval-interval must not be negative, got {self.eval_interval}")
-        _check(self.eval_images >= 0, f"--run.eval-images must not be negative, got {self.eval_images}")
-        _check(self.log_interval >= 1, f"--run.log-interval must be at least 1, got {self.log_interval}")
-        _check(self.save_interval >= 1, f"--run.save-interval must be at least 1, got {self.save_interval}")
-        _check(self.keep >= 1, f"--run.keep must be at least 1, got {self.keep}")
+        check(0 <= self.seed < 2**32, f"--run.seed must be between 0 and 2^32 - 1, got {self.seed}")
+        check(self.eval_interval >= 0, f"--run.eval-interval must not be negative, got {self.eval_interval}")
+        check(self.eval_images >= 0, f"--run.eval-images must not be negative, got {self.eval_images}")
+        check(self.log_interval >= 1, f"--run.log-interval must be at least 1, got {self.log_interval}")
+        check(self.save_interval >= 1, f"--run.save-interval must be at least 1, got {self.save_interval}")
+        check(self.keep >= 1, f"--run.keep must be at least 1, got {self.keep}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,58 +343,3 @@ class Recipe:
     evaluate: Evaluate
     run: Run = field(default_factory=Run)
     published: tyro.conf.Suppress[Published] = field(default_factory=Published)
-
-
-def to_plain(value: Any) -> Any:
-    """Return a recipe (or a part of one) as JSON-ready dictionaries, lists, numbers and strings."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, dict):
-        return {str(k): to_plain(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if isinstance(value, (tuple, list)):
-        return [to_plain(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
-    return value
-
-
-def from_plain(cls: Any, data: Any, where: str = "recipe") -> Any:
-    """Build `cls` from what `to_plain` gave; an unknown or missing name is an `InputError` that says where.
-
-    Args:
-        cls: a dataclass or the annotation of a field.
-        data: plain data.
-        where: dotted place of `data`, for messages.
-    """
-    if get_origin(cls) is Annotated:
-        cls = get_args(cls)[0]
-    if is_dataclass(cls):
-        _check(isinstance(data, dict), f"{where}: expected a table, got {data!r}")
-        hints = get_type_hints(cls, include_extras=True)
-        unknown = sorted(set(data) - {f.name for f in fields(cls)})
-        _check(not unknown, f"{where}: unknown entries {', '.join(unknown)}")
-        values = {name: from_plain(hints[name], item, f"{where}.{name}") for name, item in data.items()}
-        try:
-            return cls(**values)  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
-        except TypeError as error:
-            raise InputError(f"{where}: {error}") from error
-    if get_origin(cls) is tuple:
-        _check(isinstance(data, list), f"{where}: expected a list, got {data!r}")
-        inner = get_args(cls)
-        kinds = [inner[0]] * len(data) if inner[-1] is Ellipsis else list(inner)
-        _check(len(kinds) == len(data), f"{where}: expected {len(kinds)} values, got {data!r}")
-        return tuple(from_plain(kind, item, where) for kind, item in zip(kinds, data, strict=True))
-    if get_origin(cls) is dict:
-        _check(isinstance(data, dict), f"{where}: expected a table, got {data!r}")
-        return {name: from_plain(get_args(cls)[1], item, f"{where}.{name}") for name, item in data.items()}
-    if cls is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    return _checked(cls, data, where)
-
-
-def _checked(cls: Any, data: Any, where: str) -> Any:
-    """Return a plain value that is what its annotation says."""
-    if get_origin(cls) is Literal:
-        _check(data in get_args(cls), f"{where}: expected one of {', '.join(map(str, get_args(cls)))}, got {data!r}")
-    elif isinstance(cls, type) and cls in (bool, int, float, str):
-        is_same = isinstance(data, cls) and not (cls is not bool and isinstance(data, bool))
-        _check(is_same, f"{where}: expected {cls.__name__}, got {data!r}")
-    return data

@@ -10,7 +10,8 @@ from typing import Any
 
 from segcore.errors import InputError
 from segcore.papers import Paper
-from segcore.recipe import Recipe, from_plain, to_plain
+from segcore.plain import from_plain, to_plain
+from segcore.recipe import Recipe
 
 FILE_NAME = "recipe.json"
 

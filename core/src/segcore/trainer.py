@@ -24,7 +24,8 @@ from segcore.data.loader import BatchPlan, StepSampler, TrainSet, train_loader
 from segcore.errors import InputError
 from segcore.optim import ExponentialAverage, build_optimizer, learning_rate, set_learning_rate
 from segcore.papers import Paper
-from segcore.recipe import Recipe, to_plain
+from segcore.plain import to_plain
+from segcore.recipe import Recipe
 from segcore.segmentor import Segmentor, StepInfo, Target
 from segcore.transforms import TrainTransform
 
