@@ -201,7 +201,9 @@ def train(paper: Paper, name: str, recipe: Recipe) -> TrainResult:
                 file.write(recipe_document(paper.name, name, start, run_versions()).encode())
         loop = Loop(trainer, work_dir)
         loop.logger.message(_first_line(trainer, source))
-        return loop.train()
+        result = loop.train()
+        distributed.barrier()  # the others must not end, and their connections with them, while the first one writes
+        return result
     except RuntimeError as error:
         if world.size > 1 and "closed by peer" in str(error):  # gloo's word for a process that is gone
             raise InputError("another process of this run stopped; its message says why") from error

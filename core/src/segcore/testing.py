@@ -140,6 +140,7 @@ def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Score
         seconds = time.perf_counter() - started
         if world.is_main:
             _report(paper, name, recipe, options, dataset, scores, seconds)
+        distributed.barrier()  # the others must not end, and their connections with them, while the first one writes
         return None if options.format_only else scores
     finally:
         distributed.shutdown()
