@@ -70,7 +70,7 @@ def main() -> None:
     print(f"\nA second run, with all {again.kept} files there: {again.seconds:.3f} s.")
     ratio = best[1] / best[2]
     if busy > available_cores() - 2:
-        print(f"\n{busy:.1f} of {available_cores()} cores were busy with other work: the speed-up says nothing.")
+        print(f"\nThe load average before the run was {busy:.1f} on {available_cores()} cores: read the speed-up with that.")
     elif ratio < LEAST_RATIO:
         raise SystemExit(f"two processes are only {ratio:.2f} times as fast as one, expected {LEAST_RATIO}")
 
