@@ -70,7 +70,8 @@ def main() -> None:
     print(f"\nA second run, with all {again.kept} files there: {again.seconds:.3f} s.")
     ratio = best[1] / best[2]
     if busy > available_cores() - 2:
-        print(f"\nThe load average before the run was {busy:.1f} on {available_cores()} cores: read the speed-up with that.")
+        load = f"The load average before the run was {busy:.1f} on {available_cores()} cores"
+        print(f"\n{load}: read the speed-up with that.")
     elif ratio < LEAST_RATIO:
         raise SystemExit(f"two processes are only {ratio:.2f} times as fast as one, expected {LEAST_RATIO}")
 
