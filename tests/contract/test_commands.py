@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segcore import cli, demo
+from segcore import bench_command, cli, count_command, demo
 from segcore.data.toy import ToyScenes
 from segcore.errors import InputError
 from segcore.papers import Paper
@@ -107,3 +107,17 @@ def test_the_demo_leaves_a_foreign_folder_alone(paper: Paper, tmp_path: Path) ->
     with pytest.raises(InputError, match="something else than an earlier demo"):
         demo.main(["--paper", paper.name, "--out", str(tmp_path)])
     assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+def test_count_and_bench_take_a_recipe_of_every_paper(paper: Paper, capsys: pytest.CaptureFixture[str]) -> None:
+    size = ["--height", "64", "--width", "96"]
+    assert count_command.main(["toy", "--paper", paper.name, *size]) == 0
+    counted = re.search(r"1x3x64x96: (\d+\.\d+) M parameters", capsys.readouterr().out)
+    assert counted is not None
+    assert float(counted[1]) > 0
+    assert bench_command.main(["toy", "--paper", paper.name, *size, "--runs", "1", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("64x96, 8 classes")
+    assert all(form in printed for form in ("inference", "norms folded", "training step"))
+    with pytest.raises(InputError, match="there is no recipe 'nothing'"):
+        count_command.main(["nothing", "--paper", paper.name])

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from segcore.count_command import find_recipe
 from segcore.errors import InputError
 from segcore.papers import Paper
 from segcore.recipe import Recipe
+from segcore.recipe_arguments import add_recipe_arguments, chosen_recipe
 
 if TYPE_CHECKING:
     import torch
@@ -23,10 +23,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Time the network of a recipe with random weights: inference as it is, with its norms folded, and "
         "a training step. Median over the runs.",
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe, e.g. t-ade20k")
-    parser.add_argument("--paper", default="", help="paper of the recipe, needed where several have that name")
-    parser.add_argument("--height", type=int, default=0, metavar="PIXELS", help="default: the training crop's")
-    parser.add_argument("--width", type=int, default=0, metavar="PIXELS", help="default: the training crop's")
+    add_recipe_arguments(parser)
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images of a forward pass (default: 1)")
     parser.add_argument("--train-batch", type=int, default=2, metavar="N", help="images of a step (default: 2)")
     parser.add_argument("--runs", type=int, default=10, metavar="N", help="measured runs of each form (default: 10)")
@@ -45,8 +42,7 @@ def main(argv: Sequence[str]) -> int:
     for name in ("batch", "train_batch", "runs"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
-    paper, recipe = find_recipe(options.paper, options.recipe)
-    size = (options.height or recipe.augment.crop[0], options.width or recipe.augment.crop[1])
+    paper, recipe, size = chosen_recipe(options)
     bare = replace(recipe, model=replace(recipe.model, pretrained=False, weights=""))
     run = replace(bare.run, device=options.device, amp=options.amp)
     batches = (options.batch, options.train_batch)
