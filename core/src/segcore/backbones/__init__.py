@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import timm
 import timm.models
@@ -16,6 +17,34 @@ from segcore.backbones.plain import PlainBackbone
 from segcore.backbones.pretrained import check_name
 
 __all__ = ["Backbone", "create_backbone"]
+
+
+class _Family(NamedTuple):
+    """A backbone class and the models it is for.
+
+    Attributes:
+        build: the class; called with name, pretrained, weights and the caller's changes.
+        files: timm's files that define these models.
+        names: timm's names of these models, without weights tag, where not a whole file is meant.
+        option: a change that only this class knows; without it another class builds the same names.
+    """
+
+    build: Callable[..., Backbone]
+    files: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    option: str = ""
+
+    def fits(self, name: str, changes: dict[str, Any]) -> bool:
+        if self.option and self.option not in changes:
+            return False
+        return name.split(".")[0] in self.names or timm.models.is_model_in_modules(name, self.files)
+
+
+# The first that fits builds; any other model of timm gives its own pyramid.
+_FAMILIES = (
+    _Family(EfficientFormerV2, names=efficientformer_v2.VARIANTS),
+    _Family(PlainBackbone, files=plain.MODULES),
+)
 
 
 def create_backbone(
@@ -33,17 +62,17 @@ def create_backbone(
         pretrained: start from ImageNet weights (for plain transformers, whatever timm's name stands for).
         weights: file of such weights, .pth or .safetensors; empty gets them through timm.
         norm: batch norms synchronized over GPUs, per GPU, or fixed at their stored statistics.
-        changes: further options of the backbone (`drop_path_rate`, `position_tables`, `img_size`, ...).
+        changes: further options of the backbone:
+            `drop_path_rate` of every family;
+            `position_tables` of EfficientFormerV2;
+            `output_stride` (8 or 16) of ResNet and its relatives: later levels keep that stride, dilated;
+            everything else that timm's model of that name takes (`img_size`, ...).
 
     Raises:
         InputError: unknown name (with close matches), no weights, no network, file of another model.
     """
     check_name(name)
-    kind: type[EfficientFormerV2] | type[HierarchicalBackbone] | type[PlainBackbone]
-    if name.split(".")[0] in efficientformer_v2.VARIANTS:
-        kind = EfficientFormerV2
-    else:
-        kind = PlainBackbone if timm.models.is_model_in_modules(name, plain.MODULES) else HierarchicalBackbone
-    backbone = kind(name, pretrained=pretrained, weights=weights, **changes)
+    family = next((family for family in _FAMILIES if family.fits(name, changes)), _Family(HierarchicalBackbone))
+    backbone = family.build(name, pretrained=pretrained, weights=weights, **changes)
     set_norm_policy(backbone, norm)
     return backbone
