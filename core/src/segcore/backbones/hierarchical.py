@@ -9,7 +9,9 @@ import timm.models
 from torch import Tensor
 
 from segcore.backbones.base import Backbone
+from segcore.backbones.named_weights import load_named, read_backbone_tensors
 from segcore.backbones.pretrained import create_timm_model
+from segcore.backbones.resnet_names import OPENMMLAB, is_openmmlab
 from segcore.errors import InputError
 
 _STRIDES = (4, 8, 16, 32)
@@ -22,9 +24,12 @@ _ANY_SIZE = ("resnet", "resnetv2", "regnet", "convnext", "efficientnet", "mobile
 class HierarchicalBackbone(Backbone):
     """The levels at strides 4 to 32 that a timm model has.
 
+    With `output_stride`, the later levels keep that stride and are dilated: 4, 8, 8, 8 for 8. timm's ResNet-C
+    (`resnet50c`, `resnet101c`) is then bit-equal to the published V1c, dilated or not (specs/ecfd 2, specs/unept 2.2).
+
     Args:
         name: timm model, with or without a weights tag.
-        pretrained, weights: see `create_backbone`.
+        pretrained, weights: see `create_backbone`; a ResNet's file may have OpenMMLab's names.
         changes: further options of timm's model.
 
     Raises:
@@ -41,12 +46,18 @@ class HierarchicalBackbone(Backbone):
         is_any_size = timm.models.is_model_in_modules(name, _ANY_SIZE)
         # 32 for the families that nobody has looked at: HRNet, for one, adds levels and needs them to match
         self._divisor = 4 if is_windowed else 1 if is_any_size else 32
-        self.model = create_timm_model(name, pretrained, weights, features_only=True, **changes)
+        foreign = _openmmlab_tensors(name, weights)
+        self.model = create_timm_model(
+            name, pretrained and not foreign, "" if foreign else weights, features_only=True, **changes
+        )
+        if foreign:
+            load_named(self, name, weights, foreign, OPENMMLAB)
         reductions, channels = self.model.feature_info.reduction(), self.model.feature_info.channels()
         self._levels = tuple(i for i, stride in enumerate(reductions) if stride in _STRIDES)
         self.strides = tuple(reductions[i] for i in self._levels)
         self.channels = tuple(channels[i] for i in self._levels)
-        if len(self.strides) < 2 or len(set(self.strides)) < len(self.strides):
+        is_pyramid = len(set(self.strides)) > 1 if "output_stride" in changes else _has_distinct(self.strides)
+        if not is_pyramid:
             raise InputError(
                 f"--model.backbone {name} has feature maps at strides {list(reductions)}; "
                 "expected a model with a pyramid, or a plain vision transformer"
@@ -61,6 +72,18 @@ class HierarchicalBackbone(Backbone):
         features = self.model(image)
         levels = [features[i] for i in self._levels]
         return [level.permute(0, 3, 1, 2) for level in levels] if self._is_channels_last else levels
+
+
+def _has_distinct(strides: tuple[int, ...]) -> bool:
+    return len(strides) > 1 and len(set(strides)) == len(strides)
+
+
+def _openmmlab_tensors(name: str, weights: str) -> dict[str, Tensor]:
+    """Return the tensors of a ResNet's file with OpenMMLab's names, or nothing: timm reads all others."""
+    if not weights or not timm.models.is_model_in_modules(name, ("resnet",)):
+        return {}
+    tensors = read_backbone_tensors(weights)
+    return tensors if is_openmmlab(tensors) else {}
 
 
 def _check_takes_any_size(name: str) -> None:
