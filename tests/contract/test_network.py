@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from segcore.build import build_from_checkpoint, fine_tune_from, model_for_checkpoint
+from segcore.data.loader import target_of_labels
 from segcore.inference import whole
 from segcore.metrics import IGNORE
 from segcore.papers import Paper
-from segcore.segmentor import Segmentor, StepInfo, Target
+from segcore.segmentor import Segmentor, StepInfo
 from segcore.trainer import Trainer
 from tests.contract.conftest import Run, small_recipe
 
@@ -77,7 +78,8 @@ def test_a_square_and_a_portrait_image_train(paper: Paper, tmp_path: Path) -> No
     model = _build(paper, tmp_path).train()
     for size in ((64, 64), (96, 65)):
         label = torch.randint(0, CLASSES, (2, *size), generator=torch.Generator().manual_seed(0))
-        terms = model.losses(_image(*size, batch=2), Target(label), StepInfo(0, 10, 1e-3))
+        target = target_of_labels(label, paper.map_source(small_recipe(paper, tmp_path)))
+        terms = model.losses(_image(*size, batch=2), target, StepInfo(0, 10, 1e-3))
         assert all(torch.isfinite(value).all() for value in terms.values())
 
 

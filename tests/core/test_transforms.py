@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segcore.label_maps import WholeMaps
 from segcore.photometric import Distortion, distort, draw_distortion
 from segcore.recipe import Augment
 from segcore.region import Box
@@ -226,20 +227,12 @@ def test_the_same_generator_gives_the_same_sample() -> None:
     assert torch.equal(first[1], second[1])
 
 
-def test_maps_follow_the_label() -> None:
-    transform = TrainTransform(Augment(scale=(80, 40), crop=(32, 32), rotation=0.6))
-    label = patches(50, 70)
-    for seed in range(12):
-        maps = {"distance": label.astype(np.float32)}
-        _, target, moved = transform(picture(50, 70), label, np.random.default_rng(seed), maps)
-        assert moved["distance"].dtype == torch.float32
-        assert torch.equal(moved["distance"].long(), target)
-
-
 def test_flip_pairs_change_labels_but_not_maps() -> None:
     augment = Augment(scale=(16, 16), ratio=(1, 1), crop=(16, 16), flip=1.0, flip_pairs=((1, 2),), photometric=False)
     label = np.ones((16, 16), np.uint8)
-    _, target, maps = TrainTransform(augment)(picture(16, 16), label, np.random.default_rng(0), {"angle": label})
+    _, target, maps = TrainTransform(augment)(
+        picture(16, 16), label, np.random.default_rng(0), WholeMaps({"angle": label})
+    )
     assert target.unique().tolist() == [2]
     assert maps["angle"].unique().tolist() == [1]
 

@@ -64,8 +64,9 @@ def measure(paper: Paper, recipe: Recipe, size: tuple[int, int], batches: tuple[
     from segcore import distributed
     from segcore.build import build_model
     from segcore.data import dataset_classes
+    from segcore.data.loader import target_of_labels
     from segcore.fuse import fuse_norms
-    from segcore.segmentor import StepInfo, Target
+    from segcore.segmentor import StepInfo
 
     device = distributed.init(recipe.run.device).device
     dtype = torch.float16 if recipe.run.amp == "fp16" else torch.bfloat16
@@ -74,7 +75,8 @@ def measure(paper: Paper, recipe: Recipe, size: tuple[int, int], batches: tuple[
     image, image_to_learn = (
         torch.randn(batch, 3, *size, device=device).to(memory_format=torch.channels_last) for batch in batches
     )
-    target = Target(torch.randint(0, num_classes, (batches[1], *size), device=device))
+    labels = torch.randint(0, num_classes, (batches[1], *size), device=device)
+    target = target_of_labels(labels, paper.map_source(recipe))
 
     def forward(network: torch.nn.Module) -> Callable[[], None]:
         def run() -> None:

@@ -12,6 +12,7 @@ from segcore.recipe import Model, Recipe
 
 if TYPE_CHECKING:
     from segcore.convert import NameMap
+    from segcore.label_maps import MapSource
     from segcore.segmentor import Segmentor
 
 GROUP = "segcore.papers"
@@ -35,6 +36,12 @@ class Paper:
     """Published tensor names of a network, for parameter rules and published checkpoints."""
     infer_model: Callable[[Model, Mapping[str, tuple[int, ...]]], Model]
     """(options, published tensor name -> shape) -> the options of a checkpoint, as far as its shapes tell them."""
+    label_maps: Callable[[Recipe], MapSource] | None = None
+    """recipe -> source of the maps beside the label that training is supervised with (specs/unept 8)."""
+
+    def map_source(self, recipe: Recipe) -> MapSource | None:
+        """Return the source of the recipe's maps, None where labels are all that training needs."""
+        return self.label_maps(recipe) if self.label_maps else None
 
 
 def installed_papers() -> dict[str, Paper]:

@@ -113,15 +113,24 @@ class LabelRegion:
         self.columns = nearest_index(source[1], size[1])
         self._last: tuple[np.ndarray, Box, np.ndarray] | None = None
 
-    def cut(self, array: np.ndarray, box: Box) -> np.ndarray:
+    def source_box(self, box: Box) -> Box:
+        """Return the part of the source that a box of the resized map is taken from."""
+        top, left = int(self.rows[box.top]), int(self.columns[box.left])
+        bottom, right = int(self.rows[box.top + box.height - 1]), int(self.columns[box.left + box.width - 1])
+        return Box(top, left, bottom - top + 1, right - left + 1)
+
+    def cut(self, array: np.ndarray, box: Box, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
         """Return what resizing the array (H, W) and cutting out the box gives, exactly.
 
         The last result is remembered: the box that the crop decision looked at is usually the one it keeps.
+
+        Args:
+            origin: row and column of the source where the array begins, if it is only a part that covers the box.
         """
         if self._last is not None and self._last[0] is array and self._last[1] == box:
             return self._last[2]
-        rows = self.rows[box.top : box.top + box.height]
-        columns = self.columns[box.left : box.left + box.width]
+        rows = self.rows[box.top : box.top + box.height] - origin[0]
+        columns = self.columns[box.left : box.left + box.width] - origin[1]
         part = array[rows].take(columns, axis=1)
         self._last = (array, box, part)
         return part

@@ -17,7 +17,8 @@ class Target(NamedTuple):
 
     Shapes:
         label (B, H, W) int64, 255 = ignore
-        boundary_distance, boundary_angle (B, H, W) float32 (UN-EPT), None for other papers
+        boundary_distance (B, H, W) float32 pixels, boundary_angle (B, H, W) float32 degrees, 255 in the padding of
+        both; None for papers whose `Paper.label_maps` does not give them
     """
 
     label: Tensor
@@ -36,12 +37,14 @@ class Target(NamedTuple):
 class StepInfo(NamedTuple):
     """Where training stands.
 
-    iteration counts optimizer steps from 0 to total - 1; lr is the schedule's value before any group's factor.
+    iteration counts optimizer steps from 0 to total - 1; lr is the schedule's value before any group's factor; epoch
+    counts passes over the training images from 1.
     """
 
     iteration: int
     total: int
     lr: float
+    epoch: int = 1
 
 
 class Segmentor(nn.Module, ABC):

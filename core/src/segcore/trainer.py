@@ -102,7 +102,9 @@ class Trainer:
     def batches(self) -> Iterator[tuple[Tensor, Target]]:
         """Return this process's parts of every batch from the current iteration on."""
         recipe, world = self.recipe, self.world
-        dataset = TrainSet(self.train_data, TrainTransform(recipe.augment), recipe.run.seed)
+        dataset = TrainSet(
+            self.train_data, TrainTransform(recipe.augment), recipe.run.seed, self.paper.map_source(recipe)
+        )
         sampler = self._sampler(self.iteration)
         return train_loader(dataset, sampler, recipe.data.workers, pin=world.device.type == "cuda")
 
@@ -116,7 +118,7 @@ class Trainer:
         torch.manual_seed(hash((recipe.run.seed, world.rank, self.iteration)) % 2**63)
         lr = learning_rate(recipe.schedule, self.total, recipe.optim.lr, 1.0, self.iteration)
         set_learning_rate(self.optimizer, recipe.schedule, self.total, recipe.optim.lr, self.iteration)
-        info = StepInfo(self.iteration, self.total, lr)
+        info = StepInfo(self.iteration, self.total, lr, self.plan.epoch(self.iteration))
         means: dict[str, Tensor] = {}
         for number, (image, target) in enumerate(parts, 1):
             is_last = number == len(parts)
@@ -232,4 +234,4 @@ def total_iterations(recipe: Recipe, num_images: int) -> int:
     """Return the number of optimizer steps: given, or epochs x floor(images / batch)."""
     if not recipe.schedule.epochs:
         return recipe.schedule.iterations
-    return recipe.schedule.epochs * max(num_images // recipe.data.batch, 1)
+    return recipe.schedule.epochs * BatchPlan(num_images, recipe.data.batch, recipe.run.seed).per_epoch

@@ -6,7 +6,7 @@ writes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import cv2
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segcore.label_maps import LabelMaps, WholeMaps
 from segcore.photometric import distort, draw_distortion
 from segcore.recipe import Augment
 from segcore.region import Box, LabelRegion, resize_region
@@ -217,28 +218,31 @@ class TrainTransform:
         image: np.ndarray,
         label: np.ndarray,
         rng: np.random.Generator,
-        maps: Mapping[str, np.ndarray] | None = None,
+        maps: LabelMaps | None = None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Transform one sample.
 
         Args:
             rng: source of every draw.
-            maps: further maps of the label's size, moved and padded as the label; their values are not touched.
+            maps: further maps of the label's size, moved and padded as the label.
 
         Shapes:
-            image (H, W, 3) uint8 BGR, label (H, W) uint8, maps (H, W) -> (3, h, w) float32, (h, w) int64, (h, w) each,
+            image (H, W, 3) uint8 BGR, label (H, W) uint8 -> (3, h, w) float32, (h, w) int64, maps (h, w) each,
             with (h, w) the crop
         """
         settings = self.augment
-        image, planes = self._crop(image, {"": label, **(maps or {})}, rng)
+        maps = maps or WholeMaps({})
+        image, planes = self._crop(image, label, maps, rng)
         draw = float(rng.random())
         if draw < settings.flip or (settings.family == "S" and draw == settings.flip):
             image = cv2.flip(image, 1)
-            planes = {name: flip_label(plane, () if name else settings.flip_pairs) for name, plane in planes.items()}
+            mirrored = {name: maps.mirrored(name, cv2.flip(plane, 1)) for name, plane in planes.items() if name}
+            planes = {"": flip_label(planes[""], settings.flip_pairs), **mirrored}
         if settings.rotation > 0 and float(rng.random()) <= settings.rotation:
             angle = int(rng.integers(-MAX_ANGLE, MAX_ANGLE))
             image = rotate_image(image, angle)
             planes = {name: rotate_label(plane, angle) for name, plane in planes.items()}
+            planes |= {name: maps.rotated(name, plane, angle) for name, plane in planes.items() if name}
         if settings.photometric:
             image = distort(image, draw_distortion(rng), family=settings.family)
         padded = {name: pad_label(plane, settings.crop, settings.family) for name, plane in planes.items()}
@@ -246,9 +250,9 @@ class TrainTransform:
         return _to_tensor(pad_image(image, settings.crop, settings.family)), tensors.pop("").long(), tensors
 
     def _crop(
-        self, image: np.ndarray, planes: dict[str, np.ndarray], rng: np.random.Generator
+        self, image: np.ndarray, label: np.ndarray, maps: LabelMaps, rng: np.random.Generator
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Resize and crop the image and every plane (the label is called "")."""
+        """Resize and crop the image, the label (called "" in what is returned) and every map."""
         settings = self.augment
         source = (image.shape[0], image.shape[1])
         scale = scaled(settings.scale, float(rng.uniform(*settings.ratio)))
@@ -256,10 +260,15 @@ class TrainTransform:
         boxes = random_boxes(size, settings.crop, rng)
         if settings.region_first:
             region = LabelRegion(source, size)
-            box = choose_box(boxes, lambda b: region.cut(planes[""], b), settings.cat_max_ratio, settings.family)
+            box = choose_box(boxes, lambda b: region.cut(label, b), settings.cat_max_ratio, settings.family)
             kept = box or Box(0, 0, *size)
-            return resize_region(image, size, kept), {name: region.cut(plane, kept) for name, plane in planes.items()}
-        planes = {name: resize_label(plane, size) for name, plane in planes.items()}
+            planes = {"": region.cut(label, kept)}
+            under = region.source_box(kept)
+            for name, part in maps.cut(under).items():
+                planes[name] = region.cut(part, kept, (under.top, under.left))
+            return resize_region(image, size, kept), planes
+        whole = {"": label, **maps.cut(Box(0, 0, *source))}
+        planes = {name: resize_label(plane, size) for name, plane in whole.items()}
         box = choose_box(boxes, lambda b: b.cut(planes[""]), settings.cat_max_ratio, settings.family)
         kept = box or Box(0, 0, *size)
         return kept.cut(resize_image(image, size)), {name: kept.cut(plane) for name, plane in planes.items()}

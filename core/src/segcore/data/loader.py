@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segcore.data.base import SegmentationDataset
 from segcore.errors import InputError
+from segcore.label_maps import LabeledSample, MapSource
+from segcore.region import Box
 from segcore.segmentor import Target
 from segcore.transforms import TrainTransform
 
@@ -57,11 +59,19 @@ class BatchPlan:
     batch: int
     seed: int
 
+    @property
+    def per_epoch(self) -> int:
+        """Batches of an epoch; one where the data set is smaller than a batch."""
+        return max(self.num_images // self.batch, 1)
+
+    def epoch(self, iteration: int) -> int:
+        """Return the number of the epoch that a batch belongs to, from 1."""
+        return iteration // self.per_epoch + 1
+
     def images(self, iteration: int) -> list[int]:
         """Return the image indices of one batch."""
-        per_epoch = self.num_images // self.batch
-        if per_epoch:
-            epoch, number = divmod(iteration, per_epoch)
+        if self.num_images >= self.batch:
+            epoch, number = divmod(iteration, self.per_epoch)
             order = _permutation(self.num_images, self.seed, epoch)
             return order[number * self.batch : (number + 1) * self.batch].tolist()
         places = range(iteration * self.batch, (iteration + 1) * self.batch)
@@ -116,35 +126,73 @@ class TrainSet(Dataset[tuple[Tensor, Target] | InputError]):
     """A data set with the training transform, each sample with its own random generator.
 
     A sample that cannot be used is given as its error, see `raise_faults`.
+
+    Args:
+        maps: source of the paper's maps beside the label, if it has any.
     """
 
-    def __init__(self, dataset: SegmentationDataset, transform: TrainTransform, seed: int) -> None:
+    def __init__(
+        self, dataset: SegmentationDataset, transform: TrainTransform, seed: int, maps: MapSource | None = None
+    ) -> None:
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
+        self.maps = maps
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Target] | InputError:
         try:
-            sample = self.dataset.load(key.index)
+            return self._load(key)
         except InputError as error:
             return InputError(str(error))
+
+    def _load(self, key: SampleKey) -> tuple[Tensor, Target]:
+        sample = self.dataset.load(key.index)
         if sample.label is None:
-            return InputError(f"{sample.name}: this split has no labels to train on")
+            raise InputError(f"{sample.name}: this split has no labels to train on")
         rng = np.random.default_rng([self.seed, key.iteration, key.slot])
-        image, label, _ = self.transform(sample.image, sample.label, rng)
-        return image, Target(label)
+        if self.maps is None:
+            image, label, _ = self.transform(sample.image, sample.label, rng)
+            return image, Target(label)
+        maps = self.maps(LabeledSample(sample.label, sample.name, *self.dataset.files(key.index)))
+        image, label, planes = self.transform(sample.image, sample.label, rng, maps)
+        return image, Target(label, **planes)
 
 
 def collate(samples: list[tuple[Tensor, Target] | InputError]) -> tuple[Tensor, Target] | InputError:
-    """Stack samples: images (B, 3, h, w), labels (B, h, w); or give the first error among them."""
+    """Stack samples: images (B, 3, h, w), labels and maps (B, h, w); or give the first error among them."""
     images: list[Tensor] = []
-    labels: list[Tensor] = []
+    targets: list[Target] = []
     for sample in samples:
         if isinstance(sample, InputError):
             return sample
         images.append(sample[0])
-        labels.append(sample[1].label)
-    return torch.stack(images), Target(torch.stack(labels))
+        targets.append(sample[1])
+    return torch.stack(images), stack_targets(targets)
+
+
+def stack_targets(targets: list[Target]) -> Target:
+    """Return the targets of single images, (h, w) each, as that of a batch."""
+    present = [name for name, part in targets[0]._asdict().items() if part is not None]
+    return Target(**{name: torch.stack([getattr(target, name) for target in targets]) for name in present})
+
+
+def target_of_labels(labels: Tensor, maps: MapSource | None) -> Target:
+    """Return the target of labels that come from no data set: measurements and tests make them up.
+
+    Args:
+        maps: source of the paper's maps beside the label, if it has any.
+
+    Shapes:
+        labels (B, H, W) int64
+    """
+    if maps is None:
+        return Target(labels)
+    targets: list[Target] = []
+    for number, label in enumerate(labels):
+        planes = maps(LabeledSample(label.cpu().numpy().astype(np.uint8), str(number))).cut(Box(0, 0, *label.shape))
+        moved = {name: torch.from_numpy(np.ascontiguousarray(plane)) for name, plane in planes.items()}
+        targets.append(Target(label, **moved))
+    return stack_targets(targets).to(labels.device)
 
 
 def quiet_worker(_: int) -> None:
