@@ -22,6 +22,11 @@ _VALID_EPSILON = torch.finfo(torch.float32).eps  # family M adds it to the numbe
 Average = Literal["all", "valid", "weight", "sum"]
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return a tensor of half precision as float32; float32 and float64 stay what they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def cross_entropy(
     logits: Tensor,
     label: Tensor,
@@ -159,7 +164,7 @@ class SegmentationLoss(nn.Module):
                 " give one per class, or none"
             )
         with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.float()
+            logits = at_least_float32(logits)
             pixel_weight = None
             if settings.ohem:
                 kept, threshold = settings.ohem_min_kept, settings.ohem_threshold

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
@@ -22,6 +23,7 @@ class FCNHead(nn.Module):
         index: level of the feature list to use.
         dropout: probability that a channel is dropped before the classifier.
         upsample: nearest upsampling factor after each convolution (MemoryNet's ViT: 4); 1 does none.
+        activation: after each norm; MemoryNet's ResNets on LIP have the leaky one (slope 0.01).
 
     Shapes:
         list of feature maps, level `index` (B, C, h, w) -> logits (B, K, h * u, w * u), u = upsample ** num_convs
@@ -37,28 +39,41 @@ class FCNHead(nn.Module):
         num_convs: int = 1,
         dropout: float = 0.1,
         upsample: int = 1,
+        activation: Literal["ReLU", "LeakyReLU"] = "ReLU",
     ) -> None:
         super().__init__()
         if num_convs < 1:
             raise ValueError(f"num_convs must be at least 1, got {num_convs}")
         self.index = index
+        self.channels = channels
         self.upsample = upsample
         widths = [in_channels] + [channels] * num_convs
         self.convs = nn.ModuleList(
-            ConvModule(widths[i], widths[i + 1], 3, padding=1, norm_cfg={"type": "BN"}) for i in range(num_convs)
+            ConvModule(
+                widths[i], widths[i + 1], 3, padding=1, norm_cfg={"type": "BN"}, act_cfg={"type": activation}
+            )
+            for i in range(num_convs)
         )
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)  # pyright: ignore[reportArgumentType]
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return the logits of level `index`, see the class."""
+    def pixels(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the features that are classified and their logits, before the last upsampling.
+
+        Shapes:
+            level `index` (B, C, h, w) -> (B, channels, h', w'), (B, K, h', w'), h' = h * upsample ** (num_convs - 1)
+        """
         x = features[self.index]
         for i, conv in enumerate(self.convs):
             x = conv(x if i == 0 else self._enlarge(x))
+        return x, self.classifier(self.dropout(x))
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return the logits of level `index`, see the class."""
         # Nearest upsampling commutes with the dropout of whole channels and the 1x1 classifier: K channels are cheaper.
-        return self._enlarge(self.classifier(self.dropout(x)))
+        return self._enlarge(self.pixels(features)[1])
 
     def _enlarge(self, x: Tensor) -> Tensor:
         return x if self.upsample == 1 else F.interpolate(x, scale_factor=self.upsample, mode="nearest")
