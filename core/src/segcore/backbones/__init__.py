@@ -8,13 +8,15 @@ from typing import Any, Literal, NamedTuple
 import timm
 import timm.models
 
-from segcore.backbones import efficientformer_v2, plain
+from segcore.backbones import efficientformer_v2, hrnet, plain, resnest
 from segcore.backbones.base import Backbone
 from segcore.backbones.efficientformer_v2 import EfficientFormerV2
 from segcore.backbones.hierarchical import HierarchicalBackbone
+from segcore.backbones.hrnet import HRNet
 from segcore.backbones.norms import set_norm_policy
 from segcore.backbones.plain import PlainBackbone
 from segcore.backbones.pretrained import check_name
+from segcore.backbones.resnest import ResNeSt
 
 __all__ = ["Backbone", "create_backbone"]
 
@@ -43,7 +45,9 @@ class _Family(NamedTuple):
 # The first that fits builds; any other model of timm gives its own pyramid.
 _FAMILIES = (
     _Family(EfficientFormerV2, names=efficientformer_v2.VARIANTS),
+    _Family(HRNet, files=hrnet.MODULES),
     _Family(PlainBackbone, files=plain.MODULES),
+    _Family(ResNeSt, files=resnest.MODULES),
 )
 
 
@@ -65,6 +69,7 @@ def create_backbone(
         changes: further options of the backbone:
             `drop_path_rate` of every family;
             `position_tables` of EfficientFormerV2;
+            `stem_relu` of HRNet;
             `output_stride` (8 or 16) of ResNet and its relatives: later levels keep that stride, dilated;
             everything else that timm's model of that name takes (`img_size`, ...).
 
