@@ -11,6 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from segcore.label_maps import WholeMaps
 from segcore.recipe import Augment
 from segcore.region import Box, LabelRegion, resize_region
 from segcore.transforms import STD, TrainTransform
@@ -100,7 +101,7 @@ def test_both_paths_choose_the_same_crop_and_differ_by_one_gray_level_at_most(au
     for seed in range(40):
         height, width = np.random.default_rng(seed).integers(20, 110, 2).tolist()
         image, label = crisp(height, width, seed), patches(height, width, seed=seed)
-        distance = {"distance": np.random.default_rng(seed).random((height, width), dtype=np.float32)}
+        distance = WholeMaps({"distance": np.random.default_rng(seed).random((height, width), dtype=np.float32)})
         ours = region_first(image, label, np.random.default_rng(seed), distance)
         theirs = plain(image, label, np.random.default_rng(seed), distance)
         assert torch.equal(ours[1], theirs[1]), seed
