@@ -34,6 +34,12 @@ def test_a_data_set_smaller_than_a_batch_is_repeated_evenly() -> None:
     assert drawn.tolist() == [8, 8, 8]
 
 
+def test_epochs_count_from_one_and_a_tiny_data_set_passes_in_one_batch() -> None:
+    plan = BatchPlan(num_images=11, batch=4, seed=0)
+    assert [plan.epoch(i) for i in range(5)] == [1, 1, 2, 2, 3]
+    assert [BatchPlan(num_images=3, batch=8, seed=0).epoch(i) for i in range(3)] == [1, 2, 3]
+
+
 def test_epochs_are_shuffled_differently_and_seeds_differ() -> None:
     plan = BatchPlan(64, 64, seed=0)
     assert plan.images(0) != plan.images(1)

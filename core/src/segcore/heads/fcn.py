@@ -49,9 +49,7 @@ class FCNHead(nn.Module):
         self.upsample = upsample
         widths = [in_channels] + [channels] * num_convs
         self.convs = nn.ModuleList(
-            ConvModule(
-                widths[i], widths[i + 1], 3, padding=1, norm_cfg={"type": "BN"}, act_cfg={"type": activation}
-            )
+            ConvModule(widths[i], widths[i + 1], 3, padding=1, norm_cfg={"type": "BN"}, act_cfg={"type": activation})
             for i in range(num_convs)
         )
         self.dropout = nn.Dropout2d(dropout)
