@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import timm
 import timm.models
 
-from segcore.backbones import efficientformer_v2, hrnet, plain, resnest
+from segcore.backbones import efficientformer_v2, hrnet, plain, resnest, swin
 from segcore.backbones.base import Backbone
 from segcore.backbones.efficientformer_v2 import EfficientFormerV2
 from segcore.backbones.hierarchical import HierarchicalBackbone
@@ -17,6 +17,7 @@ from segcore.backbones.norms import set_norm_policy
 from segcore.backbones.plain import PlainBackbone
 from segcore.backbones.pretrained import check_name
 from segcore.backbones.resnest import ResNeSt
+from segcore.backbones.swin import Swin
 
 __all__ = ["Backbone", "create_backbone"]
 
@@ -46,6 +47,7 @@ class _Family(NamedTuple):
 _FAMILIES = (
     _Family(EfficientFormerV2, names=efficientformer_v2.VARIANTS),
     _Family(HRNet, files=hrnet.MODULES),
+    _Family(Swin, files=(swin.MODULE,)),
     _Family(PlainBackbone, files=plain.MODULES),
     _Family(ResNeSt, files=resnest.MODULES),
 )
@@ -61,8 +63,8 @@ def create_backbone(
     """Build a backbone by its name.
 
     Args:
-        name: `efficientformerv2_{s0,s1,s2,l}`, or any timm model: those with a pyramid give their levels at strides 4
-            to 32, plain vision transformers a simple pyramid at the same strides.
+        name: `efficientformerv2_{s0,s1,s2,l}`, `swin_*` (version 1), or any timm model: those with a pyramid give their
+            levels at strides 4 to 32, plain vision transformers a simple pyramid at the same strides.
         pretrained: start from ImageNet weights (for plain transformers, whatever timm's name stands for).
         weights: file of such weights, .pth or .safetensors; empty gets them through timm.
         norm: batch norms synchronized over GPUs, per GPU, or fixed at their stored statistics.
@@ -70,6 +72,7 @@ def create_backbone(
             `drop_path_rate` of every family;
             `position_tables` of EfficientFormerV2;
             `stem_relu` of HRNet;
+            `merge_strides`, `output_norm`, `embed_dim`, `depths`, `num_heads`, `window_size` of Swin (version 1);
             `output_stride` (8 or 16) of ResNet and its relatives: later levels keep that stride, dilated;
             everything else that timm's model of that name takes (`img_size`, ...).
 

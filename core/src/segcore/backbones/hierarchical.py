@@ -15,7 +15,7 @@ from segcore.backbones.resnet_names import OPENMMLAB, is_openmmlab
 from segcore.errors import InputError
 
 _STRIDES = (4, 8, 16, 32)
-_WINDOWED = ("swin_transformer", "swin_transformer_v2")
+_WINDOWED = ("swin_transformer_v2",)
 """timm's files whose models take any multiple of their patch when told not to insist on their training size."""
 _ANY_SIZE = ("resnet", "resnetv2", "regnet", "convnext", "efficientnet", "mobilenetv3", "pvt_v2", "vgg")
 """timm's files whose models take any size: each level rounds by itself, and no two are added."""
