@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcore.losses import SegmentationLoss, pixel_accuracy
+from segcore.losses import pixel_accuracy
 
 
 class Target(NamedTuple):
@@ -92,7 +92,7 @@ class EncoderDecoder(Segmentor):
     Args:
         backbone: gives a list of feature maps; may have `legal_size(height, width)`.
         head: list of feature maps -> logits (B, K, h, w).
-        loss: loss of the logits.
+        loss: (logits, label) -> dict of scalars, see `SegmentationLoss`.
         auxiliary: further heads, supervised with `auxiliary_weight`, used in training only.
     """
 
@@ -101,7 +101,7 @@ class EncoderDecoder(Segmentor):
         backbone: nn.Module,
         head: nn.Module,
         num_classes: int,
-        loss: SegmentationLoss,
+        loss: nn.Module,
         auxiliary: nn.ModuleList | None = None,
         auxiliary_weight: float = 0.4,
         classifiers: tuple[str, ...] = ("head.classifier.",),
@@ -120,13 +120,18 @@ class EncoderDecoder(Segmentor):
         ask = getattr(self.backbone, "legal_size", None)
         return ask(height, width) if ask else (height, width)
 
-    def _encode(self, image: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
-        """Return the features of the (padded) image and its padded size."""
+    def _pad(self, image: Tensor) -> Tensor:
+        """Return the image zero-padded at right and bottom to a legal size."""
         height, width = image.shape[-2:]
         legal = self.legal_size(height, width)
-        if legal != (height, width):
-            image = F.pad(image, (0, legal[1] - width, 0, legal[0] - height))
-        return self.backbone(image), legal
+        if legal == (height, width):
+            return image
+        return F.pad(image, (0, legal[1] - width, 0, legal[0] - height))
+
+    def _encode(self, image: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
+        """Return the features that the head takes of the (padded) image, and its padded size."""
+        image = self._pad(image)
+        return self.backbone(image), (image.shape[-2], image.shape[-1])
 
     @staticmethod
     def _cut(logits: Tensor, legal: tuple[int, int], size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,95 @@
+"""Published tensor names of UN-EPT (specs/unept 6), and what tensor shapes tell about a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from segcore.backbones import resnet_names, timm_names
+from segcore.convert import NameMap
+from segcore.errors import InputError
+from segcore.recipe import Model
+from segcore.segmentor import Segmentor
+from unept.model import UNEPT
+from unept.ops import LEVELS
+from unept.options import STRIDE, UNEPTModel
+
+_SPATIAL = tuple(
+    rename
+    for i in range(3)
+    for rename in (
+        (rf"^head\.spatial\.{3 * i}\.", f"spatial_branch.convblock{i + 1}.conv1."),
+        (rf"^head\.spatial\.{3 * i + 1}\.", f"spatial_branch.convblock{i + 1}.bn."),
+    )
+)
+_HEAD = (
+    *_SPATIAL,
+    (r"^head\.boundary\.", "mask_head."),
+    (r"^head\.direction\.", "dir_head."),
+    (r"^head\.levels\.", "layers."),
+    (r"^head\.query_embedding$", "query_embed.weight"),
+    (r"^head\.classifier\.", "cls."),
+    (r"^head\.context\.level_embedding$", "context_branch.level_embed"),
+    (r"^head\.context\.(encoder|decoder)\.", r"context_branch.\1.layers."),
+)
+_ENCODER, _DECODER = r"^(context_branch\.encoder\.layers\.\d+)\.", r"^(context_branch\.decoder\.layers\.\d+)\."
+_LAYERS = (
+    (_ENCODER + r"attention\.deform\.", r"\1.self_attn."),
+    (_ENCODER + r"attention_norm\.", r"\1.norm1."),
+    (_ENCODER + r"feedforward_norm\.", r"\1.norm2."),
+    (_DECODER + r"self_attention\.", r"\1.self_attn."),
+    (_DECODER + r"cross_attention\.deform\.", r"\1.cross_attn."),
+    (_DECODER + r"cross_norm\.", r"\1.norm1."),  # counted in another order than applied
+    (_DECODER + r"self_norm\.", r"\1.norm2."),
+    (_DECODER + r"feedforward_norm\.", r"\1.norm3."),
+    (r"^(context_branch\..*)\.feedforward\.0\.", r"\1.linear1."),
+    (r"^(context_branch\..*)\.feedforward\.3\.", r"\1.linear2."),
+)
+
+
+def name_map(model: Segmentor) -> NameMap:
+    """Return the published names of a network; those of another backbone than the published ones are timm's."""
+    assert isinstance(model, UNEPT)
+    backbone = resnet_names.RENAMES if model.is_resnet_c else timm_names.RENAMES
+    return NameMap((*_HEAD, *_LAYERS, *backbone))
+
+
+def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    """Return the options a published checkpoint was made with: backbone, window, and width and depth of the context.
+
+    Args:
+        options: whatever shapes cannot tell (the number of heads, for one) is taken from here.
+        shapes: published tensor name -> shape.
+
+    Raises:
+        InputError: if these are not the tensors of a UN-EPT network.
+    """
+    assert isinstance(options, UNEPTModel)
+    layer = "context_branch.decoder.layers.0."
+    wanted = ("query_embed.weight", f"{layer}linear1.weight", f"{layer}cross_attn.attention_weights.weight")
+    found = [shapes.get(name) for name in wanted]
+    queries, hidden, samples = found
+    if queries is None or hidden is None or samples is None:
+        first = ", ".join(list(shapes)[:3]) or "nothing"
+        raise InputError(f"the checkpoint has no UN-EPT head (query_embed and context_branch); it starts with {first}")
+    backbone = options.backbone
+    if "backbone.dist_token" in shapes:
+        backbone = "deit_base_distilled_patch16_384"
+    elif "backbone.stem.0.weight" in shapes:
+        backbone = "resnet101c" if "backbone.layer3.22.conv1.weight" in shapes else "resnet50c"
+    return replace(
+        options,
+        backbone=backbone,
+        window=STRIDE * math.isqrt(queries[0]),
+        width=queries[1],
+        feedforward=hidden[0],
+        points=samples[0] // (options.heads * LEVELS),
+        encoder_layers=_count_layers(shapes, "encoder"),
+        decoder_layers=_count_layers(shapes, "decoder"),
+    )
+
+
+def _count_layers(shapes: Mapping[str, tuple[int, ...]], stack: str) -> int:
+    prefix = f"context_branch.{stack}.layers."
+    return len({name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)})

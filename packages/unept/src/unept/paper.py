@@ -1,0 +1,52 @@
+"""What UN-EPT tells core about itself; importing this loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from segcore.errors import check
+from segcore.papers import Paper
+from segcore.recipe import Model, Recipe
+from unept.options import UNEPTModel
+from unept.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from segcore.convert import NameMap
+    from segcore.segmentor import Segmentor
+
+
+def _build(recipe: Recipe, num_classes: int) -> Segmentor:
+    from unept.model import UNEPT
+
+    options, crop = recipe.model, recipe.augment.crop
+    assert isinstance(options, UNEPTModel)
+    check(
+        options.resize_queries or max(crop) <= options.window,
+        f"--augment.crop {crop[0]} {crop[1]} exceeds --model.window {options.window}, the only input this network "
+        f"takes: give --model.window {max(crop)}, or --model.resize-queries true, an extension for any size",
+    )
+    return UNEPT(options, num_classes, recipe.loss)
+
+
+def _name_map(model: Segmentor) -> NameMap:
+    from unept.convert import name_map
+
+    return name_map(model)
+
+
+def _infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    from unept.convert import infer_model
+
+    return infer_model(options, shapes)
+
+
+PAPER = Paper(
+    name="unept",
+    title="UN-EPT: A Unified Efficient Pyramid Transformer for Semantic Segmentation (ICCV 2021 workshops)",
+    model_class=UNEPTModel,
+    recipes=RECIPES,
+    build=_build,
+    name_map=_name_map,
+    infer_model=_infer_model,
+)
