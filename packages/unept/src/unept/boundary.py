@@ -1,0 +1,163 @@
+"""Distance of every pixel to the border of its class, and the direction away from it (specs/unept 8).
+
+The boundary heads learn from both: pixels near a border are the boundary, and the direction (of the distance's gradient)
+points from there into the class, as in SegFix. A class counts as a whole, not per instance, and only with 100 pixels or
+more in the image; void and smaller classes keep distance 0 and angle 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from segcore.region import Box
+
+IGNORE = 255
+MIN_PIXELS = 100
+"""A class with fewer pixels in the image has no distances."""
+MAX_DISTANCE = 250
+DEGREES_PER_STEP = 2
+"""Angles are stored in steps of this many degrees."""
+_REACH = 2  # pixels to each side that the gradient looks at
+_MARGIN = 48  # pixels around the wanted part at which its distances are first measured
+_LANES = 16  # OpenCV filters this many pixels at once, and the rest of a row with another rounding
+
+
+class BoundaryMaps(NamedTuple):
+    """What a `dt_offset` file stores.
+
+    Shapes:
+        depth (H, W) uint8, whole pixels to the nearest pixel of another class, at most 250
+        direction (H, W) uint8, (angle + 180) / 2 rounded down, 0 to 180; angle 0 is right, 90 is down
+    """
+
+    depth: np.ndarray
+    direction: np.ndarray
+
+    def angle(self) -> np.ndarray:
+        """Return the direction in degrees, -180 to 180.
+
+        Shapes:
+            -> (H, W) float32
+        """
+        return self.direction.astype(np.float32) * DEGREES_PER_STEP - 180
+
+
+def boundary_maps(label: np.ndarray, box: Box | None = None) -> BoundaryMaps:
+    """Compute the maps of a label, or of that part of them which lies under a box: the same values, at less cost.
+
+    Classes are counted, and distances measured, in the whole label either way.
+
+    Args:
+        box: the part that is wanted; None is the whole.
+
+    Shapes:
+        label (H, W) uint8 train ids, 255 = void -> (box.height, box.width) each
+    """
+    size = (label.shape[0], label.shape[1])
+    box = box or Box(0, 0, *size)
+    depth, down, right = (np.zeros((box.height, box.width), np.float32) for _ in range(3))
+    has_distance = (_counts(label) >= MIN_PIXELS) & (_counts(box.cut(label)) > 0)
+    for number in np.flatnonzero(has_distance[:IGNORE]):
+        mask = cv2.compare(label, int(number), cv2.CMP_EQ)
+        extent = Box(*np.array(cv2.boundingRect(mask))[[1, 0, 3, 2]].tolist())
+        kept = _common(extent, box)
+        if kept.height <= 0 or kept.width <= 0:  # the class only surrounds the box
+            continue
+        part = _common(extent, _grown(box, _REACH, size))
+        distance = class_distance(mask, extent, part)
+        down_here, right_here = distance_gradient(distance)
+        source, target = _within(kept, part), _within(kept, box)
+        inside = kept.cut(mask)
+        for values, plane in ((distance, depth), (down_here, down), (right_here, right)):
+            cv2.copyTo(source.cut(values), inside, target.cut(plane))
+    angle = np.degrees(np.arctan2(down, right))
+    direction = ((angle + np.float32(180)) / np.float32(DEGREES_PER_STEP)).astype(np.uint8)
+    return BoundaryMaps(np.minimum(depth, np.float32(MAX_DISTANCE)).astype(np.uint8), direction)
+
+
+def class_distance(mask: np.ndarray, extent: Box, part: Box) -> np.ndarray:
+    """Return the Euclidean distance to the nearest pixel outside a class; the image's border is not outside.
+
+    Args:
+        extent: bounding box of the class.
+        part: where the distance is wanted, inside the extent.
+
+    Shapes:
+        mask (H, W) uint8, not 0 in the class -> (part.height, part.width) float32, 0 outside the class
+    """
+    size = (mask.shape[0], mask.shape[1])
+    if extent == Box(0, 0, *size) and cv2.countNonZero(mask) == mask.size:
+        return _distance_without_outside(part)
+    # The pixel next to the extent is outside the class and nearer than anything beyond it.
+    window = _grown(extent, 1, size)
+    near = _common(window, _grown(part, _MARGIN, size))
+    if 2 * near.height * near.width < window.height * window.width:
+        distance = _transform(near.cut(mask), _within(part, near))
+        if float(distance.max(initial=0)) <= _MARGIN:  # what was left out is farther away
+            return distance
+    return _transform(window.cut(mask), _within(part, window))
+
+
+def _transform(mask: np.ndarray, part: Box) -> np.ndarray:
+    """Return a part of the distances to the zeros of a mask, rounded correctly wherever it lies."""
+    distance = part.cut(cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
+    # OpenCV's square root differs in the last bit with the place in the row; squares are whole numbers.
+    return np.sqrt(np.rint(distance * distance))
+
+
+def _distance_without_outside(part: Box) -> np.ndarray:
+    """Return the distances in an image of one class: SciPy measures to a virtual pixel at row -1, column 0."""
+    rows = np.arange(part.top, part.top + part.height, dtype=np.float64)[:, None]
+    columns = np.arange(part.left, part.left + part.width, dtype=np.float64)
+    return np.hypot(rows + 1, columns).astype(np.float32)
+
+
+def _gradient_kernel() -> np.ndarray:
+    """Return y / (x^2 + y^2) over x, y in -2...2, 0 in the center."""
+    y, x = np.mgrid[-_REACH : _REACH + 1, -_REACH : _REACH + 1].astype(np.float32)
+    squares = x * x + y * y
+    return np.divide(y, squares, out=np.zeros_like(y), where=squares > 0)
+
+
+_DOWN = _gradient_kernel()
+_RIGHT = np.ascontiguousarray(_DOWN.T)
+
+
+def distance_gradient(distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Correlate with the two 5x5 kernels, zeros around: distances seem to fall off at the image's border.
+
+    Shapes:
+        distance (h, w) float32 -> down, right (h, w) float32 each
+    """
+    width = distance.shape[1]
+    whole_lanes = cv2.copyMakeBorder(distance, 0, 0, 0, -width % _LANES, cv2.BORDER_CONSTANT, value=0)
+    down, right = (cv2.filter2D(whole_lanes, -1, kernel, borderType=cv2.BORDER_CONSTANT) for kernel in (_DOWN, _RIGHT))
+    return down[:, :width], right[:, :width]
+
+
+def _counts(label: np.ndarray) -> np.ndarray:
+    """Return how often each value occurs, (256,); the label may be a view."""
+    return cv2.calcHist([np.ascontiguousarray(label)], [0], None, [256], [0, 256]).ravel()
+
+
+def _grown(box: Box, margin: int, size: tuple[int, int]) -> Box:
+    """Return a box with a margin around, inside the image."""
+    return _common(
+        Box(box.top - margin, box.left - margin, box.height + 2 * margin, box.width + 2 * margin), Box(0, 0, *size)
+    )
+
+
+def _common(one: Box, other: Box) -> Box:
+    """Return what two boxes have in common; sides of 0 or less where that is nothing."""
+    top, left = max(one.top, other.top), max(one.left, other.left)
+    bottom = min(one.top + one.height, other.top + other.height)
+    right = min(one.left + one.width, other.left + other.width)
+    return Box(top, left, bottom - top, right - left)
+
+
+def _within(box: Box, outer: Box) -> Box:
+    """Return a box in the coordinates of one around it."""
+    return box._replace(top=box.top - outer.top, left=box.left - outer.left)
