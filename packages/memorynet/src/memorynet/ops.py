@@ -199,10 +199,10 @@ class _Axis(NamedTuple):
 
     def squares(self) -> Tensor:
         """Return the weights of [|x_i|^2, <x_i, x_i+1>] in a pixel's squared norm: (P, 2 cells)."""
-        before = F.one_hot(self.cell, self.size + 1).to(self.step.dtype)
-        after, step = before.roll(1, dims=1), self.step.unsqueeze(1)
-        own = (1 - step) ** 2 * before + step**2 * after
-        return torch.cat((own[:, :-1], (2 * step * (1 - step) * before)[:, :-1]), dim=1)
+        cells, own = torch.arange(self.size, device=self.cell.device), self.cell.unsqueeze(1)
+        step = self.step.unsqueeze(1)
+        squares = (1 - step) ** 2 * (cells == own) + step**2 * (cells == own + 1)
+        return torch.cat((squares, 2 * step * (1 - step) * (cells == own)), dim=1)
 
 
 class _Grid(NamedTuple):
