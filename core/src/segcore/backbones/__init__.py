@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 import timm
 import timm.models
 
-from segcore.backbones import efficientformer_v2, hrnet, plain, resnest, swin
+from segcore.backbones import convnext, efficientformer_v2, hrnet, plain, resnest, swin
 from segcore.backbones.base import Backbone
+from segcore.backbones.convnext import ConvNeXt
 from segcore.backbones.efficientformer_v2 import EfficientFormerV2
 from segcore.backbones.hierarchical import HierarchicalBackbone
 from segcore.backbones.hrnet import HRNet
@@ -47,7 +48,8 @@ class _Family(NamedTuple):
 _FAMILIES = (
     _Family(EfficientFormerV2, names=efficientformer_v2.VARIANTS),
     _Family(HRNet, files=hrnet.MODULES),
-    _Family(Swin, files=(swin.MODULE,)),
+    _Family(Swin, files=swin.MODULES),
+    _Family(ConvNeXt, files=convnext.MODULES),
     _Family(PlainBackbone, files=plain.MODULES),
     _Family(ResNeSt, files=resnest.MODULES),
 )
@@ -73,6 +75,7 @@ def create_backbone(
             `position_tables` of EfficientFormerV2;
             `stem_relu` of HRNet;
             `merge_strides`, `output_norm`, `embed_dim`, `depths`, `num_heads`, `window_size` of Swin (version 1);
+            `output_norm`, `ls_init_value` (start of the layer scale) of ConvNeXt;
             `output_stride` (8 or 16) of ResNet and its relatives: later levels keep that stride, dilated;
             everything else that timm's model of that name takes (`img_size`, ...).
 

@@ -22,8 +22,8 @@ from segcore.backbones.base import Backbone
 from segcore.backbones.swin_weights import load_imagenet_weights
 from segcore.errors import InputError
 
-MODULE = "swin_transformer"
-"""timm's file that defines the names."""
+MODULES = ("swin_transformer",)
+"""timm's file of these models."""
 _SEPARATED = -100.0  # added to the scores of tokens that only the cyclic shift made neighbors
 
 
@@ -176,7 +176,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution: (B, h, w, C) -> (B, h, w, C), and the same merged for the next stage, if there is one."""
+    """Blocks at one resolution: (B, h, w, C) -> the same, and what the next stage takes, if there is one."""
 
     def __init__(
         self, channels: int, num_heads: int, window: int, drop_paths: list[float], next_stride: int | None
