@@ -1,0 +1,191 @@
+"""The two attention blocks of the decoder: self-IIWA and multi-scale cross-IIWA; specs/iiwa 3.3 to 3.5.
+
+Both attend twice, each time with a residual of its own: inside every window (intra-window, local context), then between
+windows, one pooled token each (inter-window, global context). B images, C channels, M heads, D = C / M, n windows of
+N = w_h * w_w positions. Published tensor names are in `convert.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from timm.layers import DropPath, Mlp, RelPosBias
+from torch import Tensor, nn
+
+from iiwa.ops import match_windows
+from iiwa.windows import pad_to_windows, sine_position, spread_tokens, to_windows, window_grid, window_means
+
+
+class Memory(NamedTuple):
+    """Windows of all memory levels, fine to coarse, and their means.
+
+    Shapes:
+        windows (B, n_k, N, C), tokens (B, n_k, C)
+    """
+
+    windows: Tensor
+    tokens: Tensor
+
+
+def prepare_memory(levels: Sequence[Tensor], window: tuple[int, int]) -> Memory:
+    """Cut maps (B, h_i, w_i, C) into windows and pool each one, once for all blocks (specs/iiwa 3.4)."""
+    padded = [pad_to_windows(level, window) for level in levels]
+    windows = torch.cat([to_windows(level, window) for level in padded], dim=1)
+    return Memory(windows, torch.cat([window_means(level, window) for level in padded], dim=1))
+
+
+def match(query_tokens: Tensor, memory: Memory) -> Memory:
+    """Give every query window a memory window of its own, with the largest sum of similarities (specs/iiwa 3.5.2).
+
+    The similarity is the plain dot product of the pooled features: long vectors win, positions come later.
+
+    Shapes:
+        query_tokens (B, n_q, C) -> windows (B, n_q, N, C), tokens (B, n_q, C)
+    """
+    with torch.no_grad(), torch.autocast(query_tokens.device.type, enabled=False):  # bf16 would move 4-8 % of the pairs
+        similarity = query_tokens.float() @ memory.tokens.float().transpose(1, 2)  # (B, n_q, n_k)
+        assignment = match_windows(similarity)
+    batch, count = memory.tokens.shape[:2]
+    first = torch.arange(batch, device=assignment.device)[:, None] * count
+    rows = (assignment + first).flatten()  # one gather for the whole batch
+    return Memory(*(part.flatten(0, 1).index_select(0, rows).unflatten(0, (batch, -1)) for part in memory))
+
+
+class WindowBlock(nn.Module):
+    """What self-IIWA and cross-IIWA share: the second residual after each attention, the MLP and the norms.
+
+    No projection follows an attention: in its place x + Linear(LN(x)). The output is normalized.
+
+    Args:
+        channels: C, a multiple of 4 and of `heads`.
+        window: height and width of a window, feature pixels.
+        mlp_ratio: hidden width of the MLP by C.
+        attn_dropout: of the intra-window attention; the inter-window attention has none.
+        dropout: after the linear layers.
+        drop_path: probability that an image skips the MLP.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        window: tuple[int, int],
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        attn_dropout: float = 0.0,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if channels % heads or channels % 4:
+            raise ValueError(f"channels must be a multiple of 4 and of {heads} heads, got {channels}")
+        self.window = window
+        self.heads = heads
+        self.attn_dropout = attn_dropout
+        self.bias = RelPosBias(window, heads)
+        self.intra_proj = _projection(channels, dropout)
+        self.inter_proj = _projection(channels, dropout)
+        self.norm1 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels, int(mlp_ratio * channels), drop=dropout)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(channels)
+
+    def _attend_inside(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Attend within every window: (B * n, M, N, D) each -> map (B, H, W, C)."""
+        dropout = self.attn_dropout if self.training else 0.0
+        bias = self.bias.get_bias().to(q.dtype)  # (1, M, N, N)
+        out = F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout)
+        pattern = "(b gh gw) m (wh ww) d -> b (gh wh) (gw ww) (m d)"
+        return rearrange(out, pattern, gh=grid[0], gw=grid[1], wh=self.window[0])
+
+    def _attend_between(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Attend between windows, one token each, and spread the result: (B, n, C) each -> map (B, H, W, C)."""
+        q, k, v = (rearrange(part, "b n (m d) -> b m n d", m=self.heads) for part in (q, k, v))
+        out = rearrange(F.scaled_dot_product_attention(q, k, v), "b m n d -> b n (m d)")
+        return spread_tokens(out, grid, (grid[0] * self.window[0], grid[1] * self.window[1]))
+
+    def _with_position(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        return tokens + sine_position(*grid, tokens.shape[-1], tokens.device).to(tokens.dtype)
+
+    def _finish(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Cut the padding; MLP and output norm."""
+        x = x[:, : size[0], : size[1]]
+        return self.norm2(x + self.drop_path(self.mlp(self.norm1(x))))
+
+
+def _projection(channels: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, channels), nn.Dropout(dropout))
+
+
+class SelfIIWA(WindowBlock):
+    """Self-IIWA: a map attends to itself, inside its windows and between them (specs/iiwa 3.3).
+
+    Shapes:
+        (B, H, W, C) -> (B, H, W, C)
+    """
+
+    def __init__(self, channels: int, window: tuple[int, int], heads: int, **rates: float) -> None:
+        super().__init__(channels, window, heads, **rates)
+        self.intra_qkv = nn.Linear(channels, 3 * channels)
+        self.inter_qkv = nn.Linear(channels, 3 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        grid = window_grid(height, width, self.window)
+        x = pad_to_windows(x, self.window)
+        x = x + self._intra(x, grid)
+        x = x + self.intra_proj(x)
+        tokens = self._with_position(window_means(x, self.window), grid)
+        q, k, v = self.inter_qkv(tokens).chunk(3, dim=-1)
+        x = x + self._attend_between(q, k, v, grid)
+        x = x + self.inter_proj(x)
+        return self._finish(x, (height, width))
+
+    def _intra(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        pattern = "b (gh wh) (gw ww) (t m d) -> t (b gh gw) m (wh ww) d"
+        wh, ww = self.window
+        q, k, v = rearrange(self.intra_qkv(x), pattern, t=3, m=self.heads, wh=wh, ww=ww)
+        return self._attend_inside(q, k, v, grid)
+
+
+class CrossIIWA(WindowBlock):
+    """Multi-scale cross-IIWA: each query window attends to the memory window it is matched with (specs/iiwa 3.5).
+
+    A memory window may come from any level and place; its token takes the place of the query window in the inter-window
+    attention.
+
+    Shapes:
+        query (B, H, W, C), memory windows of the same size -> (B, H, W, C)
+    """
+
+    def __init__(self, channels: int, window: tuple[int, int], heads: int, **rates: float) -> None:
+        super().__init__(channels, window, heads, **rates)
+        self.intra_q, self.intra_k, self.intra_v = (nn.Linear(channels, channels) for _ in range(3))
+        self.inter_q, self.inter_k, self.inter_v = (nn.Linear(channels, channels) for _ in range(3))
+        nn.init.zeros_(self.bias.relative_position_bias_table)
+
+    def forward(self, query: Tensor, memory: Memory) -> Tensor:
+        height, width = query.shape[1:3]
+        grid = window_grid(height, width, self.window)
+        x = pad_to_windows(query, self.window)
+        matched = match(window_means(x, self.window), memory)
+        x = x + self._intra(x, matched.windows, grid)
+        x = x + self.intra_proj(x)
+        q = self.inter_q(self._with_position(window_means(x, self.window), grid))
+        tokens = self._with_position(matched.tokens, grid)
+        x = x + self._attend_between(q, self.inter_k(tokens), self.inter_v(tokens), grid)
+        x = x + self.inter_proj(x)
+        return self._finish(x, (height, width))
+
+    def _intra(self, x: Tensor, windows: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Query map (B, H, W, C) against its matched windows (B, n, N, C); keys are made after the match."""
+        wh, ww = self.window
+        split = "b (gh wh) (gw ww) (m d) -> (b gh gw) m (wh ww) d"
+        q = rearrange(self.intra_q(x), split, m=self.heads, wh=wh, ww=ww)
+        k = rearrange(self.intra_k(windows), "b n p (m d) -> (b n) m p d", m=self.heads)
+        v = rearrange(self.intra_v(windows), "b n p (m d) -> (b n) m p d", m=self.heads)
+        return self._attend_inside(q, k, v, grid)

@@ -1,0 +1,126 @@
+"""Options of IIWA, and its variants: plain data, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from segcore.errors import check
+from segcore.recipe import Model
+
+_SWIN = ("swin_tiny", "swin_small", "swin_base", "swin_large", "swin_s3")  # version 1
+_STAGES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class IIWAModel(Model):
+    """IIWA on any backbone with four feature levels.
+
+    Neck and decoder were never released: what the release does not fix is an option here (specs/iiwa 3.8 and 3.9).
+    """
+
+    merge_strides: tuple[int, int, int, int] = (4, 2, 1, 1)
+    """Swin: stride of the patches and of the three mergings; published: the last two keep the size."""
+    backbone_width: int = 0
+    """Swin: channels of the first level; 0 keeps those of --model.backbone."""
+    backbone_depths: tuple[int, ...] = ()
+    """Swin: blocks of each stage; empty keeps those of --model.backbone."""
+    backbone_heads: tuple[int, ...] = ()
+    """Swin: heads of each stage; empty keeps those of --model.backbone."""
+    backbone_window: int = 0
+    """Swin: side of the windows; 0 keeps that of --model.backbone."""
+    backbone_drop_path: float = 0.3
+    """Drop-path rate of the backbone's last block, where the backbone has drop paths."""
+    fusion: Literal["1", "2"] = "2"
+    """Fusion block of the neck (published name out_type): 2 is cross-IIWA, 1 an early alternative."""
+    fusion_rounds: int = 1
+    """Rounds of the cascade of three fusions (published name cascade_num)."""
+    fusion_window: tuple[int, int] = (4, 4)
+    """Key window of the fusions, height and width; the query's is larger by the ratio of the strides."""
+    fusion_heads: tuple[int, int, int] = (4, 8, 16)
+    """Heads of the fusions at the first, second and third level."""
+    fusion_dropout: float = 0.1
+    """Dropout of the fusions."""
+    embed_dim: int = 256
+    """Channels of the query stem, read by the auxiliary classifier."""
+    query_dim: int = 256
+    """Channels of the decoder's blocks. (The other reading of the released configs, embed_dim, matters for S only.)"""
+    decoder_depth: int = 3
+    """Stages of the decoder; each has one self-IIWA and one cross-IIWA block."""
+    decoder_heads: int = 8
+    """Heads of the decoder's attentions."""
+    decoder_window: tuple[int, int] = (8, 8)
+    """Window of the decoder, height and width; the same for query and memory."""
+    decoder_mlp_ratio: float = 4.0
+    """Hidden width of the decoder's MLPs by their input's."""
+    decoder_dropout: float = 0.0
+    """Dropout after the decoder's linear layers."""
+    decoder_attn_dropout: float = 0.0
+    """Dropout of the decoder's intra-window attention."""
+    decoder_drop_path: float = 0.2
+    """Drop-path rate of the decoder's last stage."""
+    head_scale: int = 4
+    """Factor by which the sub-pixel head enlarges the last level."""
+
+    def __post_init__(self) -> None:
+        for name in ("fusion_window", "decoder_window"):
+            size = getattr(self, name)
+            check(min(size) >= 1, f"--model.{_flag(name)} must be positive, got {size}")
+        for name in ("fusion_rounds", "decoder_depth", "decoder_heads", "head_scale"):
+            check(getattr(self, name) >= 1, f"--model.{_flag(name)} must be at least 1, got {getattr(self, name)}")
+        for name in ("backbone_drop_path", "decoder_drop_path", "fusion_dropout"):
+            check(0 <= getattr(self, name) < 1, f"--model.{_flag(name)} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("decoder_dropout", "decoder_attn_dropout"):
+            check(0 <= getattr(self, name) < 1, f"--model.{_flag(name)} must be in [0, 1), got {getattr(self, name)}")
+        check(self.embed_dim >= 1, f"--model.embed-dim must be positive, got {self.embed_dim}")
+        check(min(self.fusion_heads) >= 1, f"--model.fusion-heads must be positive, got {self.fusion_heads}")
+        self._check_backbone()
+        for option, factor in (
+            ("", 4),
+            (" --model.decoder-heads", self.decoder_heads),
+            (" --model.head-scale", self.head_scale),
+        ):
+            is_multiple = self.query_dim >= 1 and self.query_dim % factor == 0
+            check(is_multiple, f"--model.query-dim must be a multiple of{option} {factor}, got {self.query_dim}")
+
+    def _check_backbone(self) -> None:
+        for name in ("backbone_depths", "backbone_heads"):
+            values = getattr(self, name)
+            is_valid = not values or (len(values) == _STAGES and min(values) >= 1)
+            check(is_valid, f"--model.{_flag(name)} needs {_STAGES} positive numbers or none, got {values}")
+        for name in ("backbone_width", "backbone_window"):
+            check(getattr(self, name) >= 0, f"--model.{_flag(name)} must not be negative, got {getattr(self, name)}")
+        patch, *merges = self.merge_strides
+        is_valid = patch >= 1 and set(merges) <= {1, 2}
+        check(is_valid, f"--model.merge-strides needs a patch size and three strides 1 or 2, got {self.merge_strides}")
+        widths = [self.backbone_width * 2**i for i in range(_STAGES)] if self.backbone_width else []
+        for width, heads in zip(widths, self.backbone_heads, strict=False):
+            check(
+                width % heads == 0,
+                f"--model.backbone-heads {self.backbone_heads} must divide the stages' channels {widths}",
+            )
+
+    def backbone_changes(self) -> dict[str, Any]:
+        """Return what `create_backbone` is given beside the name: nothing for another backbone than Swin."""
+        if not self.backbone.startswith(_SWIN):
+            return {}
+        changes = {
+            "merge_strides": self.merge_strides,
+            "drop_path_rate": self.backbone_drop_path,
+            "embed_dim": self.backbone_width,
+            "depths": self.backbone_depths,
+            "num_heads": self.backbone_heads,
+            "window_size": self.backbone_window,
+        }
+        return {name: value for name, value in changes.items() if value}
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+IIWA_S = IIWAModel(backbone="swin_small_patch4_window7_224.ms_in1k", embed_dim=384, decoder_depth=4)
+IIWA_B = IIWAModel(backbone="swin_base_patch4_window12_384.ms_in22k")
+IIWA_L = IIWAModel(
+    backbone="swin_large_patch4_window12_384.ms_in22k", embed_dim=384, query_dim=384, decoder_drop_path=0.3
+)
