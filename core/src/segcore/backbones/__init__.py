@@ -19,6 +19,7 @@ from segcore.backbones.plain import PlainBackbone
 from segcore.backbones.pretrained import check_name
 from segcore.backbones.resnest import ResNeSt
 from segcore.backbones.swin import Swin
+from segcore.backbones.vit_levels import TransformerLevels
 
 __all__ = ["Backbone", "create_backbone"]
 
@@ -50,6 +51,7 @@ _FAMILIES = (
     _Family(HRNet, files=hrnet.MODULES),
     _Family(Swin, files=swin.MODULES),
     _Family(ConvNeXt, files=convnext.MODULES),
+    _Family(TransformerLevels, files=plain.MODULES, option="layers"),
     _Family(PlainBackbone, files=plain.MODULES),
     _Family(ResNeSt, files=resnest.MODULES),
 )
@@ -74,6 +76,8 @@ def create_backbone(
             `drop_path_rate` of every family;
             `position_tables` of EfficientFormerV2;
             `stem_relu` of HRNet;
+            `layers`, `img_size`, `position_resize` of plain vision transformers: `layers` gives the outputs of these
+            blocks as they are, in place of the pyramid;
             `merge_strides`, `output_norm`, `embed_dim`, `depths`, `num_heads`, `window_size` of Swin (version 1);
             `output_norm`, `ls_init_value` (start of the layer scale) of ConvNeXt;
             `output_stride` (8 or 16) of ResNet and its relatives: later levels keep that stride, dilated;
