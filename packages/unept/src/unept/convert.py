@@ -47,12 +47,14 @@ _LAYERS = (
     (r"^(context_branch\..*)\.feedforward\.3\.", r"\1.linear2."),
 )
 
+HEAD_RENAMES = (*_HEAD, *_LAYERS)
+"""Our name -> published name, of everything but the backbone."""
+
 
 def name_map(model: Segmentor) -> NameMap:
     """Return the published names of a network; those of another backbone than the published ones are timm's."""
     assert isinstance(model, UNEPT)
-    backbone = resnet_names.RENAMES if model.is_resnet_c else timm_names.RENAMES
-    return NameMap((*_HEAD, *_LAYERS, *backbone))
+    return NameMap((*HEAD_RENAMES, *(resnet_names.RENAMES if model.is_resnet_c else timm_names.RENAMES)))
 
 
 def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:

@@ -116,7 +116,7 @@ class UNEPTHead(nn.Module):
 def wrong_size(window: int, height: int, width: int) -> str:
     """Return the sentence for an input that is not the window."""
     return (
-        f"this network takes windows of {window}x{window} pixels, got {height}x{width}: test with "
-        f"--evaluate.mode slide --evaluate.crop {window} {window}, train with --augment.crop {window} {window} (or another --model.window), "
-        "or add --model.resize-queries true, an extension for any size"
+        f"this network takes windows of {window}x{window} pixels, got {height}x{width}: test with --evaluate.mode "
+        f"slide --evaluate.crop {window} {window}, train with --augment.crop {window} {window} (or another "
+        "--model.window), or add --model.resize-queries true, an extension for any size"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.errors import check
@@ -33,6 +34,19 @@ class BoundaryTargets(NamedTuple):
 
     is_boundary: Tensor
     direction: Tensor
+
+
+def at_label_size(prediction: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Bring a boundary head's output to label size, with align_corners True, unlike the logits (specs/unept 4).
+
+    Args:
+        padded: size of the image in the network, of which `size` is the top left.
+
+    Shapes:
+        (B, C, h, w) -> (B, C, *size), float32 at least
+    """
+    full = F.interpolate(at_least_float32(prediction), size=padded, mode="bilinear", align_corners=True)
+    return full[..., : size[0], : size[1]]
 
 
 def direction_bins(angle: Tensor) -> Tensor:
@@ -86,7 +100,7 @@ class RefinementLoss(nn.Module):
         """Return "ce", "boundary", "direction" and "refined", each a float32 scalar.
 
         Args:
-            boundary, direction: outputs of the boundary heads, brought to label size with align_corners True.
+            boundary, direction: outputs of the boundary heads `at_label_size`.
 
         Shapes:
             logits (B, K, H, W), boundary (B, 2, H, W), direction (B, 8, H, W)

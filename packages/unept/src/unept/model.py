@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from segcore.backbones import create_backbone
 from segcore.errors import InputError
-from segcore.losses import at_least_float32, pixel_accuracy
+from segcore.losses import pixel_accuracy
 from segcore.recipe import Loss
 from segcore.segmentor import EncoderDecoder, StepInfo, Target, resize
 from unept.head import UNEPTHead, wrong_size
-from unept.losses import WEIGHTS, RefinementLoss
+from unept.losses import WEIGHTS, RefinementLoss, at_label_size
 from unept.ops import LEVELS
 from unept.options import STRIDE, UNEPT_DEIT, UNEPT_R50, UNEPTModel
 
@@ -27,7 +27,8 @@ def _backbone_changes(options: UNEPTModel) -> dict[str, Any]:
     if name in _RESNETS:
         return {"output_stride": STRIDE}  # all three levels at stride 8
     if name == "deit_base_distilled_patch16_384":
-        return {"img_size": options.window, "layers": (4, 8, 12)}  # all three levels at stride 16
+        # all three levels at stride 16; the position table is stretched without a low-pass filter
+        return {"img_size": options.window, "layers": (4, 8, 12), "position_resize": "bicubic"}
     return {}
 
 
@@ -58,16 +59,16 @@ class UNEPT(EncoderDecoder):
                 f"--model.backbone {options.backbone} has feature maps at strides {list(backbone.strides)}; "
                 f"UN-EPT needs {LEVELS} levels, choose a backbone with more"
             )
-        legal = backbone.legal_size(options.window, options.window)
-        if not options.resize_queries and legal != (options.window, options.window):
-            raise InputError(
-                f"--model.window {options.window}: {options.backbone} takes {legal[0]}x{legal[1]} pixels in its place; "
-                "choose a window of that size"
-            )
         head = UNEPTHead(backbone.channels[-LEVELS:], num_classes, options)
         refinement = RefinementLoss(loss or Loss(), void_is_boundary=options.void_is_boundary)
         super().__init__(backbone, head, num_classes, refinement)
         self.window, self.resize_queries = options.window, options.resize_queries
+        self.divisor = math.lcm(STRIDE, backbone.strides[-LEVELS])  # whole queries, and whole patches
+        legal = self._rounded(options.window, options.window)
+        if legal != (options.window, options.window):
+            raise InputError(
+                f"--model.window {options.window}: {options.backbone} needs {legal[0]} pixels in its place; choose that"
+            )
         self.is_resnet_c = options.backbone.split(".")[0] in _RESNETS  # its published names are OpenMMLab's
 
     def legal_size(self, height: int, width: int) -> tuple[int, int]:
@@ -80,12 +81,15 @@ class UNEPT(EncoderDecoder):
             if max(height, width) > self.window:
                 raise InputError(wrong_size(self.window, height, width))
             return self.window, self.window
+        return self._rounded(height, width)
+
+    def _rounded(self, height: int, width: int) -> tuple[int, int]:
+        """Return the next size of whole queries and patches that the backbone takes."""
         while True:
-            whole = (-(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE)
-            legal = self.backbone.legal_size(*whole)  # pyright: ignore[reportCallIssue]
-            if legal == (height, width):
-                return legal
-            height, width = legal
+            whole = (-(-height // self.divisor) * self.divisor, -(-width // self.divisor) * self.divisor)
+            height, width = self.backbone.legal_size(*whole)  # pyright: ignore[reportCallIssue]
+            if (height, width) == whole:
+                return whole
 
     def _encode(self, image: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
         """Return the padded image and its feature maps, which the head reads together, and the padded size."""
@@ -98,17 +102,12 @@ class UNEPT(EncoderDecoder):
         features, legal = self._encode(image)
         said = self.head.predictions(features)
         logits = resize(self._cut(said.logits, legal, size), size)  # (B, K, H, W)
-        boundary, direction = (self._enlarge(part, legal, size) for part in (said.boundary, said.direction))
+        boundary, direction = (
+            at_label_size(part, legal, size) for part in (said.boundary, said.direction)
+        )
         terms = self.loss(logits, boundary, direction, target)
         weighted = {f"decode.loss_{name}": WEIGHTS[name] * value for name, value in terms.items()}
         return {**weighted, "decode.acc_seg": pixel_accuracy(logits.detach(), target.label)}
-
-    @staticmethod
-    def _enlarge(prediction: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """Bring a boundary head's output to label size, with align_corners True, unlike the logits (specs/unept 4)."""
-        prediction = at_least_float32(prediction)
-        full = F.interpolate(prediction, size=padded, mode="bilinear", align_corners=True)
-        return full[..., : size[0], : size[1]]
 
 
 def unept_r50(num_classes: int = 150, **changes: Any) -> UNEPT:
