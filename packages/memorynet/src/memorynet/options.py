@@ -1,0 +1,95 @@
+"""Options of MemoryNet, and its published forms: plain data, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from segcore.errors import check
+from segcore.recipe import Model
+
+DILATIONS = (1, 12, 24, 36)
+"""Of the published DeepLabV3 context; ViT on ADE20K has 1, 6, 12 and 18."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryNetModel(Model):
+    """MemoryNet on any backbone with at least two feature levels."""
+
+    levels: Literal["last", "concatenated", "layers"] = "last"
+    """What the head sees. last: the deepest map, the one before it feeds the auxiliary head. concatenated: all maps at
+    the finest size (HRNet). layers: normalized maps of one size (ViT), all but the last feed auxiliary heads."""
+    output_stride: Literal[0, 8, 16, 32] = 0
+    """Largest stride of a ResNet's or ResNeSt's maps, the later ones dilated (published: 8); 0 leaves the backbone's
+    own."""
+    transformer_layers: tuple[int, ...] = ()
+    """Layers of a plain transformer that give maps, from 1 (ViT-L: 10, 15, 20, 24)."""
+    image_size: int = 0
+    """Image side that a plain transformer's position table is for (published: 512); 0 leaves timm's."""
+    reduction: bool = False
+    """concatenated: halve the map before the head (HRNet on LIP and Cityscapes)."""
+    context: Literal["aspp", "ppm", "ocr", "none"] = "aspp"
+    """Context within the image: DeepLabV3 (all releases), PSPNet, OCRNet (our definition), or none (FCN)."""
+    dilations: tuple[int, ...] = DILATIONS
+    """aspp: one branch per dilation; no file tells them."""
+    width: int = 512
+    """Channels of pixel features, context and memory (C)."""
+    attention_width: int = 256
+    """Channels of queries, keys and values."""
+    dropout: float = 0.1
+    """Probability that a channel is dropped before a classifier."""
+    activation: Literal["ReLU", "LeakyReLU"] = "ReLU"
+    """After the norms of the heads (LeakyReLU: ResNet on LIP)."""
+    auxiliary: bool = True
+    """Auxiliary heads, which only training uses (HRNet: none)."""
+    first_loss: float = 0.4
+    """Weight of the first prediction's loss."""
+    slots: int = 1
+    """Memory rows per class (S)."""
+    read: Literal["soft", "hard"] = "soft"
+    """Mix memory rows by the first prediction's probabilities, or take the most probable class's row."""
+    strategy: Literal["cosine_similarity", "mean"] = "cosine_similarity"
+    """Weight of a pixel in its class's update: its distance from the row, or the same for all (one slot only)."""
+    momentum: float = 0.9
+    """Share of a row that a step replaces, at the learning rate `momentum_lr`."""
+    momentum_lr: float = 0.0
+    """The momentum follows the learning rate: momentum x lr / momentum_lr; 0 keeps it constant."""
+    average: Literal["ranks", "joint"] = "ranks"
+    """Several processes. ranks: each updates its own copy, then they are averaged (published). joint: exactly the
+    update that one process makes with all images."""
+    gradient: Literal["updated", "clean"] = "updated"
+    """Gradient of the reading by the class probabilities, multiplied by the memory after this step's update
+    (published), or by the memory that was read."""
+    consistency_loss: float = 0.0
+    """Weight of the loss of the final classifier on the memory rows themselves, from the second epoch on."""
+
+    def __post_init__(self) -> None:
+        check(self.width >= 1, f"--model.width must be positive, got {self.width}")
+        check(self.attention_width >= 1, f"--model.attention-width must be positive, got {self.attention_width}")
+        check(self.slots >= 1, f"--model.slots must be at least 1, got {self.slots}")
+        check(0 <= self.dropout < 1, f"--model.dropout must be in [0, 1), got {self.dropout}")
+        check(0 <= self.momentum <= 1, f"--model.momentum must be in [0, 1], got {self.momentum}")
+        check(self.momentum_lr >= 0, f"--model.momentum-lr must not be negative, got {self.momentum_lr}")
+        check(self.first_loss >= 0, f"--model.first-loss must not be negative, got {self.first_loss}")
+        check(self.consistency_loss >= 0, f"--model.consistency-loss must not be negative, got {self.consistency_loss}")
+        check(
+            len(self.dilations) > 0 and min(self.dilations) >= 1,
+            f"--model.dilations must be positive, got {self.dilations}",
+        )
+        check(
+            self.strategy == "cosine_similarity" or self.slots == 1,
+            f"--model.strategy mean knows no nearest slot: it needs --model.slots 1, got {self.slots}",
+        )
+        check(
+            self.levels == "concatenated" or not self.reduction,
+            f"--model.reduction halves concatenated maps; it needs --model.levels concatenated, got {self.levels}",
+        )
+
+
+R50 = MemoryNetModel(backbone="resnet50c", output_stride=8)
+R101 = MemoryNetModel(backbone="resnet101c", output_stride=8)
+S101 = MemoryNetModel(backbone="resnest101e", output_stride=8)
+HRNET_W48 = MemoryNetModel(backbone="hrnet_w48", levels="concatenated", auxiliary=False)
+VIT_L = MemoryNetModel(
+    backbone="vit_large_patch16_384", levels="layers", transformer_layers=(10, 15, 20, 24), image_size=512
+)
