@@ -7,6 +7,7 @@ more in the image; void and smaller classes keep distance 0 and angle 0.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
@@ -21,6 +22,7 @@ MAX_DISTANCE = 250
 DEGREES_PER_STEP = 2
 """Angles are stored in steps of this many degrees."""
 _REACH = 2  # pixels to each side that the gradient looks at
+_BLOCK = 8  # pixels; pieces of a class are told apart on this grid
 _MARGIN = 48  # pixels around the wanted part at which its distances are first measured
 _LANES = 16  # OpenCV filters this many pixels at once, and the rest of a row with another rounding
 
@@ -61,49 +63,80 @@ def boundary_maps(label: np.ndarray, box: Box | None = None) -> BoundaryMaps:
     depth, down, right = (np.zeros((box.height, box.width), np.float32) for _ in range(3))
     has_distance = (_counts(label) >= MIN_PIXELS) & (_counts(box.cut(label)) > 0)
     for number in np.flatnonzero(has_distance[:IGNORE]):
-        mask = cv2.compare(label, int(number), cv2.CMP_EQ)
-        extent = Box(*np.array(cv2.boundingRect(mask))[[1, 0, 3, 2]].tolist())
-        kept = _common(extent, box)
-        if kept.height <= 0 or kept.width <= 0:  # the class only surrounds the box
-            continue
-        part = _common(extent, _grown(box, _REACH, size))
-        distance = class_distance(mask, extent, part)
-        down_here, right_here = distance_gradient(distance)
-        source, target = _within(kept, part), _within(kept, box)
-        inside = kept.cut(mask)
-        for values, plane in ((distance, depth), (down_here, down), (right_here, right)):
-            cv2.copyTo(source.cut(values), inside, target.cut(plane))
+        for mask, extent in separate_pieces(cv2.compare(label, int(number), cv2.CMP_EQ)):
+            kept = _common(extent, box)
+            if kept.height <= 0 or kept.width <= 0:
+                continue
+            part = _common(extent, _grown(box, _REACH, size))
+            distance = piece_distance(mask, extent, part, size)
+            down_here, right_here = distance_gradient(distance)
+            source, target = _within(kept, part), _within(kept, box)
+            inside = _within(kept, extent).cut(mask)
+            for values, plane in ((distance, depth), (down_here, down), (right_here, right)):
+                cv2.copyTo(source.cut(values), inside, target.cut(plane))
     angle = np.degrees(np.arctan2(down, right))
     direction = ((angle + np.float32(180)) / np.float32(DEGREES_PER_STEP)).astype(np.uint8)
     return BoundaryMaps(np.minimum(depth, np.float32(MAX_DISTANCE)).astype(np.uint8), direction)
 
 
-def class_distance(mask: np.ndarray, extent: Box, part: Box) -> np.ndarray:
-    """Return the Euclidean distance to the nearest pixel outside a class; the image's border is not outside.
+def separate_pieces(mask: np.ndarray) -> Iterator[tuple[np.ndarray, Box]]:
+    """Yield a class in pieces that lie apart by more than the gradient's reach, each with its bounding box.
 
-    Args:
-        extent: bounding box of the class.
-        part: where the distance is wanted, inside the extent.
+    The pixel outside a class that is nearest to one of its pixels touches the same piece, so each piece has its
+    distances to itself; the boxes of all are a fraction of that of the class.
 
     Shapes:
-        mask (H, W) uint8, not 0 in the class -> (part.height, part.width) float32, 0 outside the class
+        mask (H, W) uint8, 0 or 255 -> pieces (height, width) of their boxes
     """
-    size = (mask.shape[0], mask.shape[1])
+    blocks = (-(-mask.shape[0] // _BLOCK), -(-mask.shape[1] // _BLOCK))
+    below, beside = blocks[0] * _BLOCK - mask.shape[0], blocks[1] * _BLOCK - mask.shape[1]
+    padded = cv2.copyMakeBorder(mask, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=0)
+    # One pixel of 255 in a block gives a mean of 4: no block is lost.
+    coarse = cv2.resize(padded, blocks[::-1], interpolation=cv2.INTER_AREA)
+    _, numbers, stats, _ = cv2.connectedComponentsWithStats(coarse, connectivity=8)
+    for number, (left, top, width, height, _) in enumerate(stats[1:].tolist(), 1):
+        place = Box(_BLOCK * top, _BLOCK * left, _BLOCK * height, _BLOCK * width)
+        own = (Box(top, left, height, width).cut(numbers) == number).astype(np.uint8)
+        piece = place.cut(padded)
+        if not own.all():
+            piece = cv2.bitwise_and(
+                piece, 255 * cv2.resize(own, (place.width, place.height), interpolation=cv2.INTER_NEAREST)
+            )
+        inside = Box(*np.array(cv2.boundingRect(piece))[[1, 0, 3, 2]].tolist())
+        yield inside.cut(piece), inside._replace(top=place.top + inside.top, left=place.left + inside.left)
+
+
+def piece_distance(mask: np.ndarray, extent: Box, part: Box, size: tuple[int, int]) -> np.ndarray:
+    """Return the Euclidean distance to the nearest pixel outside a piece; the image's border is not outside.
+
+    Args:
+        extent: place of the piece in the image.
+        part: where the distance is wanted, inside the extent.
+        size: height and width of the image.
+
+    Shapes:
+        mask (extent.height, extent.width) uint8, 255 in the piece -> (part.height, part.width) float32, 0 outside it
+    """
     if extent == Box(0, 0, *size) and cv2.countNonZero(mask) == mask.size:
         return _distance_without_outside(part)
-    # The pixel next to the extent is outside the class and nearer than anything beyond it.
-    window = _grown(extent, 1, size)
-    near = _common(window, _grown(part, _MARGIN, size))
-    if 2 * near.height * near.width < window.height * window.width:
-        distance = _transform(near.cut(mask), _within(part, near))
+    near = _common(extent, _grown(part, _MARGIN, size))
+    if 2 * near.height * near.width < extent.height * extent.width:
+        distance = _transform(mask, extent, near, size, part)
         if float(distance.max(initial=0)) <= _MARGIN:  # what was left out is farther away
             return distance
-    return _transform(window.cut(mask), _within(part, window))
+    return _transform(mask, extent, extent, size, part)
 
 
-def _transform(mask: np.ndarray, part: Box) -> np.ndarray:
-    """Return a part of the distances to the zeros of a mask, rounded correctly wherever it lies."""
-    distance = part.cut(cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
+def _transform(mask: np.ndarray, extent: Box, near: Box, size: tuple[int, int], part: Box) -> np.ndarray:
+    """Return the distances in `part`, of what `near` holds of a piece; correctly rounded wherever they lie."""
+    # A pixel next to the extent is outside the piece, and nearer than all beyond it; beyond the image there is none.
+    ring = [int(near.top == extent.top > 0), int(near.left == extent.left > 0)]
+    bottom, right = extent.top + extent.height, extent.left + extent.width
+    ring.insert(1, int(near.top + near.height == bottom < size[0]))
+    ring.append(int(near.left + near.width == right < size[1]))
+    known = cv2.copyMakeBorder(_within(near, extent).cut(mask), *ring, cv2.BORDER_CONSTANT, value=0)
+    origin = Box(near.top - ring[0], near.left - ring[2], *known.shape)
+    distance = _within(part, origin).cut(cv2.distanceTransform(known, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
     # OpenCV's square root differs in the last bit with the place in the row; squares are whole numbers.
     return np.sqrt(np.rint(distance * distance))
 
