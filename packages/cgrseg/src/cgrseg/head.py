@@ -7,7 +7,6 @@ Published tensor names are in `convert.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +14,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from segcore.fuse import fold_into_next, fold_into_previous
+from segcore.precision import full_precision
 from segcore.segmentor import resize
 
 MLP_RATIO = 2
@@ -157,12 +157,6 @@ class Fuse(nn.Module):
         return self.local(local) * resize(gate, (local.shape[-2], local.shape[-1]))
 
 
-def _full_precision(device_type: str) -> AbstractContextManager[object]:
-    """Return a context without autocast; there is none to leave on the meta device, where networks are counted."""
-    is_available = torch.amp.is_autocast_available(device_type)
-    return torch.autocast(device_type, enabled=False) if is_available else nullcontext()
-
-
 class ClassPrototypes(nn.Module):
     """One feature vector per class: pixel features weighted by the softmax over PIXELS of the first logits.
 
@@ -171,7 +165,7 @@ class ClassPrototypes(nn.Module):
     """
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        with _full_precision(features.device.type):
+        with full_precision(features.device.type):
             weights = logits.float().flatten(2).softmax(dim=-1)  # (B, K, N)
             prototypes = features.float().flatten(2) @ weights.transpose(1, 2)  # (B, E, K)
         return prototypes[..., None]
