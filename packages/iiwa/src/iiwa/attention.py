@@ -13,11 +13,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from timm.layers import DropPath, Mlp, RelPosBias
+from timm.layers.drop import DropPath
+from timm.layers.mlp import Mlp
+from timm.layers.pos_embed_rel import RelPosBias
 from torch import Tensor, nn
 
 from iiwa.ops import match_windows
 from iiwa.windows import pad_to_windows, sine_position, spread_tokens, to_windows, window_grid, window_means
+from segcore.precision import full_precision
 
 
 class Memory(NamedTuple):
@@ -46,7 +49,7 @@ def match(query_tokens: Tensor, memory: Memory) -> Memory:
     Shapes:
         query_tokens (B, n_q, C) -> windows (B, n_q, N, C), tokens (B, n_q, C)
     """
-    with torch.no_grad(), torch.autocast(query_tokens.device.type, enabled=False):  # bf16 would move 4-8 % of the pairs
+    with torch.no_grad(), full_precision(query_tokens.device.type):  # bf16 would move 4-8 % of the pairs
         similarity = query_tokens.float() @ memory.tokens.float().transpose(1, 2)  # (B, n_q, n_k)
         assignment = match_windows(similarity)
     batch, count = memory.tokens.shape[:2]

@@ -10,13 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
-from timm.layers import Mlp
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from iiwa.windows import pad_to_grid, sine_position, spread_tokens, to_windows, window_grid, window_means
+from segcore.precision import full_precision
 
 Window = tuple[int, int]
 FusionType = Literal["1", "2"]
@@ -55,11 +55,10 @@ class Fusion(nn.Module, ABC):
 
     def forward(self, deep: Tensor, shallow: Tensor) -> Tensor:
         key, query = deep.permute(0, 2, 3, 1), shallow.permute(0, 2, 3, 1)  # (B, H, W, C)
-        grids = (window_grid(*x.shape[1:3], w) for x, w in ((key, self.key_window), (query, self.query_window)))
-        grid_h, grid_w = (max(sides) for sides in zip(*grids, strict=True))
-        grid = (grid_h, grid_w)
-        fused = self._fuse(pad_to_grid(key, self.key_window, grid), pad_to_grid(query, self.query_window, grid), grid)
         height, width = query.shape[1:3]
+        grids = window_grid(key.shape[1], key.shape[2], self.key_window), window_grid(height, width, self.query_window)
+        grid = max(grids[0][0], grids[1][0]), max(grids[0][1], grids[1][1])
+        fused = self._fuse(pad_to_grid(key, self.key_window, grid), pad_to_grid(query, self.query_window, grid), grid)
         shortcut = spread_tokens(self.shortcut(key).flatten(1, 2), (key.shape[1], key.shape[2]), (height, width))
         return self._output(shortcut, self.norm1(fused[:, :height, :width])).permute(0, 3, 1, 2)
 
@@ -79,7 +78,7 @@ class Fusion(nn.Module, ABC):
         """
         pattern = "b n p (m d) -> (b n) m p d"
         parts = (self.intra_q(query), self.intra_k(key), self.intra_v(key))
-        with torch.autocast(query.device.type, enabled=False):  # unbounded sums, which float16 cannot hold
+        with full_precision(query.device.type):  # unbounded sums, which float16 cannot hold
             q, k, v = (rearrange(part.float(), pattern, m=self.heads) for part in parts)
             state = k.transpose(2, 3) @ v  # no softmax: (q k^T) v = q (k^T v), (B * n, M, D, D)
             out = q @ (scale * state)
@@ -131,7 +130,7 @@ class CrossFusion(Fusion):
         return to_windows(x, window) + sine_position(*window, x.shape[-1], x.device).to(x.dtype)
 
     def _inter(self, key: Tensor, y: Tensor, grid: tuple[int, int]) -> Tensor:
-        with torch.autocast(y.device.type, enabled=False):  # scores without a scale: a few tokens, but large numbers
+        with full_precision(y.device.type):  # scores without a scale: a few tokens, but large numbers
             query_tokens = self.query_pool(window_means(y.float(), self.query_window))  # (B, n, C)
             key_tokens = self.key_pool(window_means(key.float(), self.key_window))
             position = sine_position(*grid, y.shape[-1], y.device)
