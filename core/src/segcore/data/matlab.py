@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,21 @@ _UNREADABLE = (OSError, ValueError, TypeError, KeyError, MatReadError, NotImplem
 
 
 def read_matlab(path: Path, field: str) -> np.ndarray:
-    """Return one array of a MATLAB file (version 4 to 7.2), its other contents are not decoded.
+    """Return one array of a MATLAB file, see `read_matlab_arrays`."""
+    return read_matlab_arrays(path, [field])[0]
+
+
+def read_matlab_arrays(path: Path, fields: Sequence[str]) -> list[np.ndarray]:
+    """Return some arrays of a MATLAB file (version 4 to 7.2), its other contents are not decoded.
 
     Args:
-        field: name of the array.
+        fields: names of the arrays.
 
     Raises:
-        DataFileError: if the file is missing, broken, or without this field.
+        DataFileError: if the file is missing, broken, or without one of the fields.
     """
     try:
-        content = loadmat(str(path), variable_names=[field])
+        content = loadmat(str(path), variable_names=list(fields))
     except FileNotFoundError as error:
         raise DataFileError(
             "missing label", f"expected the label {path}, which does not exist; add it or remove its image"
@@ -34,9 +40,12 @@ def read_matlab(path: Path, field: str) -> np.ndarray:
         raise DataFileError(
             "unreadable label", f"cannot read {path} as a MATLAB file ({error}); download it again or remove it"
         ) from error
-    if field not in content:
-        raise DataFileError("unreadable label", f"{path}: expected a MATLAB file with the array {field!r}, it has none")
-    return content[field]
+    for field in fields:
+        if field not in content:
+            raise DataFileError(
+                "unreadable label", f"{path}: expected a MATLAB file with the array {field!r}, it has none"
+            )
+    return [content[field] for field in fields]
 
 
 def read_matlab_label(path: Path, field: str) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Distance of every pixel to the border of its class, and the direction away from it (specs/unept 8).
 
-The boundary heads learn from both: pixels near a border are the boundary, and the direction (of the distance's gradient)
-points from there into the class, as in SegFix. A class counts as a whole, not per instance, and only with 100 pixels or
-more in the image; void and smaller classes keep distance 0 and angle 0.
+The boundary heads learn from both: pixels near a border are the boundary, and the direction, that of the distance's
+gradient, points from there into the class, as in SegFix. A class counts as a whole, not per instance, and only with 100
+pixels or more in the image; void and smaller classes keep distance 0 and angle 0.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def boundary_maps(label: np.ndarray, box: Box | None = None) -> BoundaryMaps:
     depth, down, right = (np.zeros((box.height, box.width), np.float32) for _ in range(3))
     has_distance = (_counts(label) >= MIN_PIXELS) & (_counts(box.cut(label)) > 0)
     for number in np.flatnonzero(has_distance[:IGNORE]):
-        for mask, extent in separate_pieces(cv2.compare(label, int(number), cv2.CMP_EQ)):
+        for mask, extent in separate_pieces((label == number).view(np.uint8) * np.uint8(255)):
             kept = _common(extent, box)
             if kept.height <= 0 or kept.width <= 0:
                 continue
@@ -130,12 +130,13 @@ def piece_distance(mask: np.ndarray, extent: Box, part: Box, size: tuple[int, in
 def _transform(mask: np.ndarray, extent: Box, near: Box, size: tuple[int, int], part: Box) -> np.ndarray:
     """Return the distances in `part`, of what `near` holds of a piece; correctly rounded wherever they lie."""
     # A pixel next to the extent is outside the piece, and nearer than all beyond it; beyond the image there is none.
-    ring = [int(near.top == extent.top > 0), int(near.left == extent.left > 0)]
     bottom, right = extent.top + extent.height, extent.left + extent.width
-    ring.insert(1, int(near.top + near.height == bottom < size[0]))
-    ring.append(int(near.left + near.width == right < size[1]))
-    known = cv2.copyMakeBorder(_within(near, extent).cut(mask), *ring, cv2.BORDER_CONSTANT, value=0)
-    origin = Box(near.top - ring[0], near.left - ring[2], *known.shape)
+    above, beside = int(near.top == extent.top > 0), int(near.left == extent.left > 0)
+    below = int(near.top + near.height == bottom < size[0])
+    beyond = int(near.left + near.width == right < size[1])
+    inner = _within(near, extent).cut(mask)
+    known = cv2.copyMakeBorder(inner, above, below, beside, beyond, cv2.BORDER_CONSTANT, value=0)
+    origin = Box(near.top - above, near.left - beside, known.shape[0], known.shape[1])
     distance = _within(part, origin).cut(cv2.distanceTransform(known, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
     # OpenCV's square root differs in the last bit with the place in the row; squares are whole numbers.
     return np.sqrt(np.rint(distance * distance))

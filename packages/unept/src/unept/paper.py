@@ -13,6 +13,7 @@ from unept.recipes import RECIPES
 
 if TYPE_CHECKING:
     from segcore.convert import NameMap
+    from segcore.label_maps import MapSource
     from segcore.segmentor import Segmentor
 
 
@@ -41,6 +42,13 @@ def _infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model
     return infer_model(options, shapes)
 
 
+def _label_maps(recipe: Recipe) -> MapSource:
+    from unept.boundary_source import BoundarySource
+
+    assert isinstance(recipe.model, UNEPTModel)
+    return BoundarySource(recipe.model.mirror_angles)
+
+
 PAPER = Paper(
     name="unept",
     title="UN-EPT: A Unified Efficient Pyramid Transformer for Semantic Segmentation (ICCV 2021 workshops)",
@@ -49,4 +57,5 @@ PAPER = Paper(
     build=_build,
     name_map=_name_map,
     infer_model=_infer_model,
+    label_maps=_label_maps,
 )
