@@ -1,10 +1,9 @@
-"""Inputs of deformable attention: those of the parity cases in msda_cases, and random ones."""
+"""Inputs of deformable attention: those of the parity cases of ECFD and UN-EPT, and random ones."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +11,14 @@ import torch
 from torch import Tensor
 
 from segcore.ops.deform_attn import Backend, deform_attn
-from tests.parity.cases import Comparison, ParityCase
+from tests.parity.cases import DEFAULT_DIRECTORY, Comparison, ParityCase
 from tests.parity.fill import image
 
-FOLDER = Path(__file__).parent / "msda_cases"
-CASES = {path.stem: ParityCase(path, json.loads(path.read_text())) for path in sorted(FOLDER.glob("*.json"))}
+_PATHS = {path.stem: path for path in sorted((DEFAULT_DIRECTORY / "ecfd").glob("msda_*.json"))}
+_PATHS["unept_msda_op"] = DEFAULT_DIRECTORY / "unept" / "msda_op.json"
+CASES = {
+    name: ParityCase(path, json.loads(path.read_text())) for name, path in _PATHS.items() if "module" not in name
+}
 Sizes = tuple[tuple[int, int], ...]
 
 

@@ -51,6 +51,15 @@ def test_a_module_may_state_the_cost_of_the_published_form() -> None:
     assert count(net, (4, 4)).macs_mmcv == 1000 * 2 * 16
 
 
+def test_layer_norms_count_unless_they_are_of_another_class() -> None:
+    class Own(nn.LayerNorm):
+        pass
+
+    with torch.device("meta"):
+        net = nn.Sequential(nn.LayerNorm(8), Own(8))
+    assert count(net, (4, 8)).macs_mmcv == 2 * 3 * 4 * 8
+
+
 def test_counting_leaves_mode_and_hooks_as_they_were() -> None:
     with torch.device("meta"):
         net = _Net().train()

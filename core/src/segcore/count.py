@@ -19,7 +19,7 @@ _GIGA = 1e9
 _MEGA = 1e6
 _ONE_PER_OUTPUT = (nn.ReLU, nn.ReLU6, nn.PReLU, nn.ELU, nn.LeakyReLU)
 _ONE_PER_INPUT = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-_NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
+_NORMS = (_BatchNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
 
 
 class Count(NamedTuple):
@@ -48,7 +48,8 @@ def _macs_of_mmcv(module: nn.Module, x: Tensor, y: Tensor) -> int:
         return y.numel() * (per_value + (module.bias is not None))
     if isinstance(module, nn.Linear):
         return x.numel() * module.out_features
-    if isinstance(module, _NORMS):
+    # a layer norm of another class, as in every ConvNeXt, was not known to the counter
+    if isinstance(module, _NORMS) or type(module) is nn.LayerNorm:
         is_affine = getattr(module, "affine", getattr(module, "elementwise_affine", False))
         return x.numel() * (2 if is_affine else 1)
     if isinstance(module, _ONE_PER_OUTPUT):

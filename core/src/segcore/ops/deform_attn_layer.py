@@ -93,3 +93,7 @@ class DeformableAttention(nn.Module):
         scores = logits.unflatten(-1, (self.heads, self.levels * self.points)).softmax(dim=-1, dtype=precision)
         shape = (self.heads, self.levels, self.points)
         return offsets.unflatten(-1, (*shape, 2)), scores.unflatten(-1, shape[1:])
+
+    def published_macs(self, output: Tensor) -> int:
+        """Return the cost of the two projections of the queries, which run as one product (`segcore.count`)."""
+        return output.numel() * (self.sampling_offsets.out_features + self.attention_weights.out_features)
