@@ -13,7 +13,7 @@ from segcore.app import main
 from segcore.data import create_dataset
 from segcore.data.labels import load_metadata
 from segcore.data.prepare.cityscapes import draw_label_ids
-from segcore.data.prepare.runner import Job, run_jobs, write_png
+from segcore.data.prepare.runner import Job, encode_png, run_jobs, write_whole
 from segcore.errors import InputError
 from segcore.recipe import Data
 from tests.core.dataset_trees import (
@@ -236,7 +236,7 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        write_png(tmp_path / "a.png", np.zeros(SIZE, np.uint8))
+        write_whole(tmp_path / "a.png", encode_png(np.zeros(SIZE, np.uint8)))
     assert list(tmp_path.iterdir()) == []
     job = Job(tmp_path / "a.png", convert_or_fail, ("a", False))
     with pytest.raises(InputError, match=r"cannot write .*a.png: No space left on device; the next run goes on"):

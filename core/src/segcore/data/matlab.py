@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from scipy.io.matlab import MatReadError
 
 from segcore.data.read import DataFileError
 
+_HEADER, _TAG = 128, 8  # bytes
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, MatReadError, NotImplementedError, zlib.error, struct.error)
 
 
@@ -62,3 +64,19 @@ def read_matlab_label(path: Path, field: str) -> np.ndarray:
         expected = f"expected {field!r} to be a map of integers"
         raise DataFileError("unreadable label", f"{path}: {expected}, got shape {label.shape} of {label.dtype}")
     return label
+
+
+def is_whole_matlab(path: Path) -> bool:
+    """Tell whether a MATLAB file (version 5 to 7.2) ends where its last array does; a cut-off one does not.
+
+    It is a header of 128 bytes and arrays, each after 8 bytes with its kind and its length.
+    """
+    with path.open("rb") as file:
+        length = file.seek(0, os.SEEK_END)
+        file.seek(_HEADER - 2)
+        order = {b"IM": "<", b"MI": ">"}.get(file.read(2))
+        position = _HEADER
+        while order and position + _TAG <= length:
+            file.seek(position)
+            position += _TAG + struct.unpack(order + "II", file.read(_TAG))[1]
+        return order is not None and position == length > _HEADER

@@ -1,4 +1,4 @@
-"""Writing of many label files: on all cores, with progress, restartable, never over a file that exists."""
+"""Writing of many label (or other) files: on all cores, with progress, restartable, never over a file that exists."""
 
 from __future__ import annotations
 
@@ -23,17 +23,6 @@ _CHUNK = 8  # files per task of a worker
 _AHEAD = 3  # tasks under way per worker; the rest stays in the parent, so memory does not grow
 
 
-class Job(NamedTuple):
-    """One label file to write: `convert(*arguments)` gives the map (H, W) uint8.
-
-    convert is a function of a module, which a worker process can import; it raises InputError for unusable sources.
-    """
-
-    target: Path
-    convert: Callable[..., np.ndarray]
-    arguments: tuple[Any, ...]
-
-
 class Counts(NamedTuple):
     """What a run did: files written, and files that were there already."""
 
@@ -55,16 +44,43 @@ def is_whole_png(path: Path) -> bool:
         return file.read() == _PNG_END
 
 
-def write_png(path: Path, label: np.ndarray) -> None:
-    """Write a label map as 8-bit gray PNG; the name appears only once the file is whole.
-
-    Shapes:
-        label (H, W) uint8
-    """
+def encode_png(label: np.ndarray) -> bytes:
+    """Return a label map (H, W) uint8 as 8-bit gray PNG."""
     _, data = cv2.imencode(".png", label)  # four times as fast as Pillow, 15 % larger
+    return data.tobytes()
+
+
+class FileFormat(NamedTuple):
+    """How results are written; encode and is_whole are functions of a module, which a worker process can import."""
+
+    title: str
+    """Name for people."""
+    encode: Callable[[Any], bytes]
+    """Result of a conversion -> content of its file."""
+    is_whole: Callable[[Path], bool]
+    """Whether a file that exists was written to its end."""
+
+
+PNG = FileFormat("PNG", encode_png, is_whole_png)
+
+
+class Job(NamedTuple):
+    """One file to write: `convert(*arguments)` gives what its format encodes, for a PNG the map (H, W) uint8.
+
+    convert is a function of a module, which a worker process can import; it raises InputError for unusable sources.
+    """
+
+    target: Path
+    convert: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    form: FileFormat = PNG
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whose name appears only once it is whole."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(data.tobytes())
+        partial.write_bytes(data)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -107,7 +123,7 @@ def run_jobs(jobs: Sequence[Job], title: str, *, processes: int = 0, force: bool
 
     Raises:
         InputError: at the first source that cannot be used or target that cannot be written, and if a target exists
-            that is no whole PNG. What was written so far stays, and the next run goes on from there.
+            that is not whole. What was written so far stays, and the next run goes on from there.
     """
     # Only the parent shows progress: workers start sooner without this import.
     from rich.console import Console
@@ -144,8 +160,11 @@ def _missing(jobs: Sequence[Job]) -> list[Job]:
             listings[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
         if job.target.name not in listings[folder]:
             missing.append(job)
-        elif not is_whole_png(job.target):
-            raise InputError(f"{job.target} exists but is no whole PNG; remove it, or pass --force to write it again")
+        elif not job.form.is_whole(job.target):
+            title = job.form.title
+            raise InputError(
+                f"{job.target} exists but is no whole {title}; remove it, or pass --force to write it again"
+            )
     return missing
 
 
@@ -156,7 +175,7 @@ def _run_chunk(jobs: Sequence[Job]) -> tuple[int, str]:
     """
     for done, job in enumerate(jobs):
         try:
-            write_png(job.target, job.convert(*job.arguments))
+            write_whole(job.target, job.form.encode(job.convert(*job.arguments)))
         except InputError as error:
             return done, str(error)
         except OSError as error:
