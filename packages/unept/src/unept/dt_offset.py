@@ -31,7 +31,7 @@ they are."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """unept-dt-offset DATASET --root DIR [--split NAME] [--processes N] [--force]"""
-    return run_guarded(COMMAND, list(sys.argv[1:] if argv is None else argv), _run)
+    return run_guarded(COMMAND, argv, _run)
 
 
 def _parser() -> argparse.ArgumentParser:
