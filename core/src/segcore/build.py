@@ -15,7 +15,8 @@ from segcore.recipe import Model, Recipe
 from segcore.recipe_file import recipe_from_plain
 from segcore.segmentor import Segmentor
 
-_STARTING = ("pretrained", "weights", "backbone_norm")  # how to start and train, not what the network is
+_STARTING = ("pretrained", "weights", "backbone_norm")
+_RATES = ("dropout", "drop_path")
 log = logging.getLogger(__name__)
 
 
@@ -123,7 +124,7 @@ def _options_of(paper: Paper, wanted: Model, loaded: LoadedCheckpoint) -> Model:
     if loaded.meta.paper != paper.name:
         raise InputError(f"{loaded.path} is a checkpoint of {loaded.meta.paper}, not of {paper.name}")
     stated = from_plain(paper.model_class, loaded.meta.recipe.get("model", {}), f"{loaded.path}: model")
-    return replace(stated, **{name: getattr(wanted, name) for name in _STARTING})
+    return replace(stated, **{name: value for name, value in vars(wanted).items() if _is_for_training(name)})
 
 
 def _differences(wanted: Model, found: Model) -> list[str]:
@@ -132,8 +133,13 @@ def _differences(wanted: Model, found: Model) -> list[str]:
     return [
         f"--model.{name.replace('_', '-')} {_as_words(theirs[name])}"
         for name in ours
-        if name not in _STARTING and theirs[name] != ours[name]
+        if not _is_for_training(name) and theirs[name] != ours[name]
     ]
+
+
+def _is_for_training(name: str) -> bool:
+    """Return whether an option says how to start and train, not what the network is: stages may differ in it."""
+    return name in _STARTING or name.endswith(_RATES)
 
 
 def _as_words(value: object) -> str:
