@@ -100,14 +100,19 @@ class Comparison:
         return None
 
 
-def find_cases() -> Iterator[ParityCase]:
-    """Yield every case under the directories of PARITY_CASES (os.pathsep between them), else the project's own."""
+def find_files(pattern: str) -> Iterator[Path]:
+    """Yield the files under the directories of PARITY_CASES (os.pathsep between them), else the project's own."""
     setting = os.environ.get("PARITY_CASES", "")
     directories = [Path(part) for part in setting.split(os.pathsep) if part] or [DEFAULT_DIRECTORY]
     for directory in directories:
         if not directory.is_dir():
             raise FileNotFoundError(f"PARITY_CASES: {directory} is not a directory")
-        for path in sorted(directory.rglob("*.json")):
-            data = json.loads(path.read_text())
-            if isinstance(data, dict) and "case" in data and "paper" in data:
-                yield ParityCase(path, data)
+        yield from sorted(directory.rglob(pattern))
+
+
+def find_cases() -> Iterator[ParityCase]:
+    """Yield every case among the JSON files of `find_files`."""
+    for path in find_files("*.json"):
+        data = json.loads(path.read_text())
+        if isinstance(data, dict) and "case" in data and "paper" in data:
+            yield ParityCase(path, data)
