@@ -22,7 +22,7 @@ from segcore.recipe_file import recipe_document
 from segcore.report.command import main
 from segcore.report.gallery import evenly_spaced, write_gallery
 from segcore.report.page import render, write_report
-from segcore.report.run_report import Picture, RunReport, Series, collect, read_gallery, read_log
+from segcore.report.run_report import Picture, ReportSection, RunReport, Series, collect, read_gallery, read_log
 
 NAMES = ["sky", "<script>alert(1)</script>", 'a "quoted" & long name']
 PALETTE = [[10, 200, 30], [0, 0, 255], [250, 250, 250]]
@@ -116,6 +116,14 @@ def test_headline_numbers_and_class_scores_are_on_the_page() -> None:
         assert text in page
     assert page.count('class="row"') == 3
     assert 'style="width:25.00%;background:#0000ff"' in page
+
+
+def test_sections_of_the_paper_are_shown_whole_and_escaped() -> None:
+    png = cv2.imencode(".png", np.zeros((2, 1200, 3), np.uint8))[1].tobytes()
+    page = render(replace(_report(), sections=(ReportSection("What <b> holds", "a & b", png),)))
+    assert "<h2>What &lt;b&gt; holds</h2>" in page
+    assert "a &amp; b" in page
+    assert f'src="data:image/png;base64,{base64.b64encode(png).decode()}"' in page
 
 
 def test_the_multi_scale_card_is_left_out_where_it_was_not_tested() -> None:

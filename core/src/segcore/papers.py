@@ -11,8 +11,10 @@ from segcore.errors import InputError
 from segcore.recipe import Model, Recipe
 
 if TYPE_CHECKING:
+    from segcore.checkpoint import LoadedCheckpoint
     from segcore.convert import NameMap
     from segcore.label_maps import MapSource
+    from segcore.report.run_report import ReportSection
     from segcore.segmentor import Segmentor
 
 GROUP = "segcore.papers"
@@ -38,6 +40,8 @@ class Paper:
     """(options, published tensor name -> shape) -> the options of a checkpoint, as far as its shapes tell them."""
     label_maps: Callable[[Recipe], MapSource] | None = None
     """recipe -> source of the maps beside the label that training is supervised with (specs/unept 8)."""
+    report: Callable[[LoadedCheckpoint], tuple[ReportSection, ...]] | None = None
+    """A run's weights -> sections of this paper's own on the run's page (`segcore report`)."""
 
     def map_source(self, recipe: Recipe) -> MapSource | None:
         """Return the source of the recipe's maps, None where labels are all that training needs."""

@@ -12,7 +12,7 @@ import numpy as np
 from segcore.checkpoint import atomic_write
 from segcore.outputs import make_folder
 from segcore.report.charts import line_chart, short_number
-from segcore.report.run_report import Picture, RunReport
+from segcore.report.run_report import Picture, ReportSection, RunReport
 from segcore.report.style import CSS
 from segcore.visualize import colorize, error_map
 
@@ -42,6 +42,7 @@ def render(report: RunReport) -> str:
         f"<section><h2>Training</h2>{_charts(report)}</section>",
         f"<section><h2>IoU per class</h2>{_class_bars(report)}</section>",
         f"<section><h2>Predictions</h2>{_gallery(report)}</section>",
+        *(_section(section) for section in report.sections),
         f"<section><details><summary>Resolved recipe</summary><pre>{escape(report.recipe)}</pre></details></section>",
     )
     return (
@@ -153,6 +154,14 @@ def _gallery(report: RunReport) -> str:
         "Error: wrong pixels in the color of the class they should have, right ones gray, pixels without a label white."
     )
     return f'<div class="legend">{chips}</div><p class="quiet">{note}</p>{"".join(rows)}'
+
+
+def _section(section: ReportSection) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(section.picture).decode()}"
+    return (
+        f'<section><h2>{escape(section.title)}</h2><p class="quiet">{escape(section.text)}</p>'
+        f'<div class="sample"><img alt="{escape(section.title)}" src="{source}"></div></section>'
+    )
 
 
 def _gallery_row(picture: Picture, palette: np.ndarray) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segcore.checkpoint import CheckpointMeta, read_checkpoint
+from segcore.checkpoint import CheckpointMeta, LoadedCheckpoint, read_checkpoint
 from segcore.errors import InputError
 from segcore.papers import installed_papers
 from segcore.recipe import Published
@@ -44,6 +44,15 @@ class Picture:
     image: np.ndarray
     label: np.ndarray | None
     prediction: np.ndarray
+
+
+@dataclass(frozen=True)
+class ReportSection:
+    """What a paper adds to the page: a heading, a sentence of plain text, and the bytes of a PNG file."""
+
+    title: str
+    text: str
+    picture: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +88,8 @@ class RunReport:
     gallery: tuple[Picture, ...]
     recipe: str
     """The resolved recipe as JSON text."""
+    sections: tuple[ReportSection, ...] = ()
+    """The paper's own."""
 
 
 def collect(work_dir: str | Path) -> RunReport:
@@ -120,6 +131,7 @@ def collect(work_dir: str | Path) -> RunReport:
         rates=(Series("learning rate", _points(lines, "train", "lr")),),
         gallery=read_gallery(folder / GALLERY),
         recipe=json.dumps(recipe, indent=1),
+        sections=_sections(document["paper"], loaded),
     )
 
 
@@ -138,6 +150,11 @@ def find_weights(folder: Path) -> Path:
 def _title(paper: str) -> str:
     papers = installed_papers()
     return papers[paper].title if paper in papers else paper
+
+
+def _sections(name: str, loaded: LoadedCheckpoint) -> tuple[ReportSection, ...]:
+    paper = installed_papers().get(name)
+    return paper.report(loaded) if paper and paper.report else ()
 
 
 def _read_json(path: Path, hint: str) -> dict[str, Any]:

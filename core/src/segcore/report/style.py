@@ -36,7 +36,7 @@ break-inside:avoid}
 .legend{display:flex;flex-wrap:wrap;gap:4px 16px;margin-bottom:4px}.chip{display:flex;align-items:center;gap:6px;
 font-size:13px}
 .chip i{width:14px;height:14px;border-radius:3px;border:1px solid rgb(128 128 128/.55)}
-.sample{padding:10px 12px;margin-top:12px}
+.sample{padding:10px 12px;margin-top:12px}.sample>img{max-width:100%;display:block;margin:auto}
 .four{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:8px}
 .four img{width:100%;display:block;border-radius:5px}.four figcaption{font-size:12px;color:var(--quiet);
 text-align:center}
