@@ -12,7 +12,9 @@ from segcore.papers import Paper
 from segcore.recipe import Model, Recipe
 
 if TYPE_CHECKING:
+    from segcore.checkpoint import LoadedCheckpoint
     from segcore.convert import NameMap
+    from segcore.report.run_report import ReportSection
     from segcore.segmentor import Segmentor
 
 _ROUNDING = 1e-9
@@ -45,6 +47,12 @@ def _infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model
     return infer_model(options, shapes)
 
 
+def _report(loaded: LoadedCheckpoint) -> tuple[ReportSection, ...]:
+    from memorynet.inspection_picture import report_sections
+
+    return report_sections(loaded)
+
+
 PAPER = Paper(
     name="memorynet",
     title="MemoryNet: Mining Contextual Information Beyond Image for Semantic Segmentation (ICCV 2021)",
@@ -53,4 +61,5 @@ PAPER = Paper(
     build=_build,
     name_map=_name_map,
     infer_model=_infer_model,
+    report=_report,
 )

@@ -1,0 +1,174 @@
+"""What `memorynet-memory` and the report's section say about a memory, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from memorynet.inspection import MemoryContent, memory_of, read_memory
+from memorynet.inspection_command import main
+from memorynet.inspection_picture import draw_memory
+from memorynet.memory import Memory, MemorySettings
+from memorynet.paper import PAPER
+from segcore.checkpoint import CheckpointMeta, read_checkpoint, save_weights
+from segcore.data.base import load_classes
+from segcore.errors import InputError
+
+NAMES = ["road", "sidewalk", "sky", "train"]
+
+
+def trained_memory() -> Memory:
+    """Return a memory after three steps: road and sidewalk nearly parallel, train never seen."""
+    memory = Memory(len(NAMES), 3, MemorySettings())
+    memory.rows[0, 0] = torch.tensor([1.0, 0.0, 0.0])
+    memory.rows[1, 0] = torch.tensor([4.0, 3.0, 0.0])
+    memory.rows[2, 0] = torch.tensor([0.0, 0.0, 2.0])
+    memory.num_batches_tracked += torch.tensor([3, 1, 2, 0])
+    return memory
+
+
+def saved(folder: Path, *, paper: str = "memorynet", tensors: dict[str, Tensor] | None = None) -> Path:
+    """Write a weights file that holds the memory and another tensor."""
+    if tensors is None:
+        memory = trained_memory().state_dict()
+        tensors = {**{f"head.memory.{name}": value for name, value in memory.items()}, "other": torch.zeros(1)}
+    meta = CheckpointMeta(
+        paper=paper,
+        recipe_name="toy",
+        recipe={},
+        classes=NAMES,
+        palette=[[0, 0, 0]] * len(NAMES),
+        iteration=4,
+        scores={},
+        versions={},
+    )
+    save_weights(folder / "last.safetensors", tensors, meta)
+    return folder / "last.safetensors"
+
+
+def content_of(rows: np.ndarray, names: tuple[str, ...] | None = None) -> MemoryContent:
+    return MemoryContent(names or tuple(f"class {i}" for i in range(len(rows))), rows, None, 0)
+
+
+def test_the_similarity_of_classes_is_the_cosine_of_their_rows(tmp_path: Path) -> None:
+    content = read_memory(saved(tmp_path))
+    expected = np.full((4, 4), np.nan)
+    expected[:3, :3] = [[1, 0.8, 0], [0.8, 1, 0], [0, 0, 1]]
+    np.testing.assert_allclose(content.similarity(), expected, atol=1e-12)
+    assert content.is_empty.tolist() == [False, False, False, True]
+    assert content.closest(1) == [(0, 1, pytest.approx(0.8))]
+    assert len(content.closest(99)) == 3  # the empty class is in none
+    assert content.updates is not None
+    assert content.updates.tolist() == [3, 1, 2, 0]
+
+
+def test_with_several_slots_the_most_similar_ones_count_and_empty_ones_do_not() -> None:
+    rows = np.array([[[1, 0], [0, 1]], [[1, 1], [0, 0]], [[0, 5], [-1, 0]]], np.float32)
+    half = 0.5**0.5
+    expected = [[1, half, 1], [half, 1, half], [1, half, 1]]
+    np.testing.assert_allclose(content_of(rows).similarity(), expected, atol=1e-7)
+
+
+def test_grouping_puts_similar_classes_beside_each_other_and_empty_ones_last() -> None:
+    angle = np.array([0.0, 1.2, 0.1, 1.3, 0.05, 0.0])
+    rows = np.stack([np.cos(angle), np.sin(angle)], axis=1)[:, None].astype(np.float32)
+    rows[5] = 0
+    order = content_of(rows).grouped()
+    assert order[-1] == 5
+    assert {frozenset(order[:3]), frozenset(order[2:5])} & {frozenset((0, 2, 4))}
+    assert sorted(order) == list(range(6))
+
+
+def test_an_empty_memory_of_one_class_can_be_shown() -> None:
+    content = content_of(np.zeros((1, 1, 4), np.float32))
+    assert content.closest(5) == []
+    assert draw_memory(content, content.grouped()).ndim == 3
+
+
+@pytest.mark.parametrize("dataset", ["cityscapes", "ade20k"])
+def test_the_picture_shows_every_cell_in_the_order_asked_for(dataset: str) -> None:
+    names = load_classes(dataset).names
+    rows = np.random.default_rng(0).normal(size=(len(names), 1, 16)).astype(np.float32)
+    content = content_of(rows, names)
+    order = list(range(len(names)))
+    picture, mirrored = draw_memory(content, order), draw_memory(content, order[::-1])
+    ones = (picture == (253, 231, 36)).all(axis=-1) | (picture == (253, 231, 37)).all(axis=-1)
+    assert picture.shape[1] < 2600
+    # the diagonal has cosine 1, the highest color of the scale: at least half of each of its cells
+    cell = int(np.clip(760 // len(names), 13, 36))
+    assert ones.sum() >= len(names) * cell * cell // 2
+    assert picture.shape == mirrored.shape
+    assert not np.array_equal(picture, mirrored)
+
+
+def test_the_command_writes_the_picture_and_names_the_closest_and_the_rarest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "memory.png"
+    assert main([str(saved(tmp_path)), "--out", str(out), "--order", "similarity", "--rows", "2"]) == 0
+    printed = capsys.readouterr().out
+    lines = [line.split() for line in printed.splitlines()]
+    first = next(line for line in lines if "0.800" in line)
+    assert {"road", "sidewalk"} <= set(first)
+    rarest = [line for line in lines if "empty" in line or "25.0" in line]
+    assert [line[1] for line in rarest] == ["train", "sidewalk"]
+    assert cv2.imread(str(out)) is not None
+
+
+def test_a_published_file_is_read_with_the_names_of_its_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "published.pth"
+    torch.save({"model": {"module.memory_module.memory": torch.randn(19, 1, 8)}, "cur_epoch": 3}, file)
+    assert read_memory(file).names[:2] == ("class 0", "class 1")
+    content = read_memory(file, classes="cityscapes")
+    assert (content.names[0], content.updates) == ("road", None)
+    assert main([str(file), "--classes", "ade20k", "--out", str(tmp_path / "a.png")]) == 2
+    assert "holds a memory of 19 classes, --classes ade20k has 150" in capsys.readouterr().err
+
+
+def test_names_can_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
+    content = read_memory(saved(tmp_path), classes=str(tmp_path / "names.txt"))
+    assert content.names == ("a", "b", "c", "d")
+
+
+def test_a_checkpoint_without_a_memory_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = saved(tmp_path, paper="cgrseg", tensors={"head.weight": torch.zeros(1)})
+    assert main([str(file), "--out", str(tmp_path / "a.png")]) == 2
+    assert "is a checkpoint of cgrseg without a memory; expected weights of memorynet-train" in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--out", "memory.jpg"], "--out must name a .png file, got memory.jpg"),
+        (["--rows", "0"], "--rows must be at least 1, got 0"),
+        ([], "does not exist"),
+    ],
+)
+def test_impossible_options_are_one_sentence(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["nowhere.safetensors", *words]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_report_of_a_run_has_a_section_on_the_memory(tmp_path: Path) -> None:
+    assert PAPER.report is not None
+    (section,) = PAPER.report(read_checkpoint(saved(tmp_path)))
+    assert "road and sidewalk (0.80)" in section.text
+    assert "Never seen: train." in section.text
+    assert cv2.imdecode(np.frombuffer(section.picture, np.uint8), cv2.IMREAD_COLOR) is not None
+
+
+def test_other_weights_are_refused_by_the_file_name(tmp_path: Path) -> None:
+    file = saved(tmp_path, tensors={"head.memory.rows": torch.zeros(4)})
+    with pytest.raises(InputError, match=r"last\.safetensors is a checkpoint of memorynet without a memory"):
+        memory_of(read_checkpoint(file))
