@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 
@@ -30,7 +28,7 @@ class BoundarySource:
 
     def __call__(self, sample: LabeledSample) -> LabelMaps:
         path = offset_file(sample.label_file) if sample.label_file else None
-        if path is None or not (_has_files(path.parent) and path.is_file()):
+        if path is None or not path.is_file():
             return BoundaryTargets(sample.label, self.mirror_angles)
         size = (sample.label.shape[0], sample.label.shape[1])
         return BoundaryTargets(sample.label, self.mirror_angles, WholeMaps(_named(*read_offsets(path, size))))
@@ -70,9 +68,3 @@ def _named(distance: np.ndarray, angle: np.ndarray) -> dict[str, np.ndarray]:
 def _wrapped(angle: np.ndarray) -> np.ndarray:
     """Return angles of -360 to 360 degrees as -180 to 180."""
     return np.where(angle > 180, angle - 360, np.where(angle < -180, angle + 360, angle))
-
-
-@cache
-def _has_files(folder: Path) -> bool:
-    """Tell whether a folder exists: asked once, not per sample, on disks that may be far away."""
-    return folder.is_dir()
