@@ -44,7 +44,7 @@ class HierarchicalBackbone(Backbone):
         elif "img_size" not in changes:
             _check_takes_any_size(name)
         is_any_size = timm.models.is_model_in_modules(name, _ANY_SIZE)
-        # 32 for the families that nobody has looked at: HRNet, for one, adds levels and needs them to match
+        # 32 for the families that nobody has looked at: some add levels and need them to match
         self._divisor = 4 if is_windowed else 1 if is_any_size else 32
         foreign = _openmmlab_tensors(name, weights)
         self.model = create_timm_model(
