@@ -94,7 +94,7 @@ def test_the_demo_trains_tests_and_reports(
     for _ in range(2):  # the second one takes the place of the first
         assert demo.main(words) == 0
     page = tmp_path / paper.name / "report.html"
-    assert page.read_text("utf-8").count("data:image/") == 4 * 5
+    assert page.read_text("utf-8").count("data:image/") >= 4 * 5  # and pictures of the paper's own sections
     printed = capsys.readouterr().out
     assert re.search(r"mIoU \d+\.\d+ % single scale, \d+\.\d+ % multi-scale \+ flip", printed)
     assert str(page) in printed

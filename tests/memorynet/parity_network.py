@@ -66,6 +66,7 @@ def compare(case: ParityCase) -> Iterator[Comparison]:
     counter = model.head.memory.num_batches_tracked  # ours alone: no published file has it
     tensors["head.memory.num_batches_tracked"] = torch.zeros(counter.shape, dtype=counter.dtype)
     model.load_state_dict(tensors, strict=True, assign=True)  # assign: no second copy of ViT-L's 1.5 GB
+    del tensors
     yield from _compare_params(case, model)
     yield from _compare_stages(case, model.eval())
     if "training" in case.data:

@@ -124,7 +124,7 @@ def _options_of(paper: Paper, wanted: Model, loaded: LoadedCheckpoint) -> Model:
     if loaded.meta.paper != paper.name:
         raise InputError(f"{loaded.path} is a checkpoint of {loaded.meta.paper}, not of {paper.name}")
     stated = from_plain(paper.model_class, loaded.meta.recipe.get("model", {}), f"{loaded.path}: model")
-    return replace(stated, **{name: value for name, value in vars(wanted).items() if _is_for_training(name)})
+    return replace(stated, **{name: value for name, value in vars(wanted).items() if _is_for_training(wanted, name)})
 
 
 def _differences(wanted: Model, found: Model) -> list[str]:
@@ -133,13 +133,13 @@ def _differences(wanted: Model, found: Model) -> list[str]:
     return [
         f"--model.{name.replace('_', '-')} {_as_words(theirs[name])}"
         for name in ours
-        if not _is_for_training(name) and theirs[name] != ours[name]
+        if not _is_for_training(wanted, name) and theirs[name] != ours[name]
     ]
 
 
-def _is_for_training(name: str) -> bool:
+def _is_for_training(options: Model, name: str) -> bool:
     """Return whether an option says how to start and train, not what the network is: stages may differ in it."""
-    return name in _STARTING or name.endswith(_RATES)
+    return name in _STARTING or name in options.training_only or name.endswith(_RATES)
 
 
 def _as_words(value: object) -> str:

@@ -7,7 +7,7 @@ that listing and `--help` need no torch. The docstring under a field is its help
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -19,7 +19,13 @@ MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What every network has; a paper derives its own with the options of its head."""
+    """What every network has; a paper derives its own with the options of its head.
+
+    Attributes:
+        training_only: options that say how to train, not what the network is: checkpoints may differ in them.
+    """
+
+    training_only: ClassVar[tuple[str, ...]] = ()
 
     backbone: str
     """Backbone of segcore or any timm model by its name."""

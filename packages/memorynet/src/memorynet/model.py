@@ -55,8 +55,6 @@ class MemorySegmentor(EncoderDecoder):
         consistency_weight: float = 0.0,
         first_classifier: str = "classifier",
     ) -> None:
-        if consistency_weight > 0 and num_classes * head.memory.settings.slots < 2:
-            raise InputError("--model.consistency-loss needs at least two memory rows; this data set has one class")
         auxiliary_classifiers = (f"auxiliary.{i}.classifier." for i in range(len(auxiliary)))
         super().__init__(
             backbone,
@@ -99,7 +97,7 @@ class MemorySegmentor(EncoderDecoder):
         takes part in the gradient and in the consistency loss before processes average it.
         """
         size = (image.shape[-2], image.shape[-1])
-        _check_batch(self, image)
+        _check_statistics(self, image)
         features, legal = self._encode(image)
         pixels, first = self.head.first.pixels(features)
         label = F.pad(target.label, (0, legal[1] - size[1], 0, legal[0] - size[0]), value=IGNORE)
@@ -122,8 +120,10 @@ class MemorySegmentor(EncoderDecoder):
         return result
 
 
-def _check_batch(model: MemorySegmentor, image: Tensor) -> None:
-    """Raise where batch norms of globally pooled maps would see a single value per channel."""
+def _check_statistics(model: MemorySegmentor, image: Tensor) -> None:
+    """Raise where a batch norm would see a single value per channel: of pooled maps, or of the memory rows."""
+    if model.consistency_weight > 0 and model.head.memory.rows[..., 0].numel() == 1:
+        raise InputError("--model.consistency-loss needs more than one memory row; this data set has one class")
     is_pooled = isinstance(model.head.context, (AtrousPyramid, PyramidPooling))
     is_alone = len(image) == 1 and model.training
     if is_pooled and is_alone and not any(isinstance(m, nn.SyncBatchNorm) for m in model.head.modules()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from segcore.errors import check
 from segcore.recipe import Model
@@ -15,6 +15,15 @@ DILATIONS = (1, 12, 24, 36)
 @dataclass(frozen=True, kw_only=True)
 class MemoryNetModel(Model):
     """MemoryNet on any backbone with at least two feature levels."""
+
+    training_only: ClassVar[tuple[str, ...]] = (
+        "first_loss",
+        "momentum",
+        "momentum_lr",
+        "average",
+        "gradient",
+        "consistency_loss",
+    )
 
     levels: Literal["last", "concatenated", "layers"] = "last"
     """What the head sees. last: the deepest map, the one before it feeds the auxiliary head. concatenated: all maps at
