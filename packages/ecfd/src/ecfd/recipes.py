@@ -1,0 +1,143 @@
+"""One recipe per row of ECFD's results tables and per released config (specs/ecfd section 5), and two that run anywhere.
+
+ecfd-train tiny-r50-cityscapes --run.data CITYSCAPES       expects 79.91 % mIoU on the validation images
+ecfd-train toy                                             generated scenes, in minutes on two CPU cores
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ecfd.options import BASE, LARGE, SMALL, TINY, ECFDModel
+from segcore.data.fragments import BDD100K, CITYSCAPES, PASCAL_CONTEXT_59, Fragment
+from segcore.recipe import Augment, Data, Evaluate, Optim, Published, Recipe, Run, Schedule
+
+_RESNETS = {"r50": "resnet50c", "r101": "resnet101c"}
+_WEIGHT_DECAY = {"r50": 1e-4, "r101": 1e-4, "swin-l": 0.05, "convnext-l": 0.05}
+_DATA: dict[str, Fragment] = {
+    "cityscapes": CITYSCAPES,
+    "pascal-context-59": PASCAL_CONTEXT_59.slide(320),
+    "bdd100k": BDD100K,
+}
+
+
+def _on(backbone: str, size: ECFDModel) -> ECFDModel:
+    """Return a size of the head on one of the four published backbones, as the runs had it."""
+    if backbone in _RESNETS:
+        return replace(size, backbone=_RESNETS[backbone])
+    if backbone == "swin-l":
+        return replace(size, backbone="swin_large_patch4_window7_224.ms_in22k", channels=192, drop_path=0.3)
+    return replace(size, backbone="convnext_large.fb_in22k", channels=192, drop_path=0.4)
+
+
+def _recipe(data: str, backbone: str, model: ECFDModel, published: Published) -> Recipe:
+    fragment = _DATA[data]
+    height, width = fragment.augment.crop
+    return Recipe(
+        model=replace(_on(backbone, model), position_grid=(height // 4, width // 4)),
+        data=replace(fragment.data, batch=16),
+        augment=fragment.augment,
+        # every parameter decays, norms, biases and positions too: as published
+        optim=Optim(lr=1e-4, weight_decay=_WEIGHT_DECAY[backbone], lr_mult={"backbone": 0.1}),
+        schedule=Schedule(iterations=80_000, warmup=1500, warmup_ratio=1e-6),
+        evaluate=fragment.evaluate,
+        run=Run(eval_interval=8000, save_interval=8000),
+        published=published,
+    )
+
+
+_Row = tuple[str, str, str, float, float, float, float, str]
+_REPEATED = "README repeats the R101 row; the logs say {}"
+_BATCH = "; GMACs counted with per-process backbone norms (--model.backbone-norm batch)"
+# data, backbone, size, mIoU, mIoU ms + flip, parameters in M, GMACs, note
+_ROWS: tuple[_Row, ...] = (
+    ("cityscapes", "r50", "tiny", 79.91, 81.18, 41, 206, "log: last 79.91, best 80.06 at 72k"),
+    ("cityscapes", "r50", "small", 80.14, 81.32, 51, 222, "log: last; best 80.24 at 56k"),
+    ("cityscapes", "r101", "tiny", 80.50, 81.48, 60, 245, "log: best at 64k, last 80.06"),
+    ("cityscapes", "r101", "small", 80.74, 82.00, 70, 261, "log: 80.73 at 64k, 80.95 at 72k, 80.77 last"),
+    ("cityscapes", "swin-l", "tiny", 82.67, 83.41, 209, 473, "log: last"),
+    ("cityscapes", "swin-l", "small", 83.10, 83.61, 218, 488, "log: last; best 83.25"),
+    ("cityscapes", "convnext-l", "tiny", 83.70, 84.44, 210, 453, "released config differs from the run"),
+    ("cityscapes", "convnext-l", "small", 83.55, 84.42, 219, 468, "README"),
+    ("pascal-context-59", "r50", "tiny", 52.13, 54.10, 41, 91, "README; its 41M is Cityscapes', the model has 37.8M"),
+    ("pascal-context-59", "r50", "small", 52.66, 54.27, 43, 98, "README; 43.6M, rounded down"),
+    ("pascal-context-59", "r101", "tiny", 53.80, 55.75, 57, 108, "README; log 53.88"),
+    ("pascal-context-59", "r101", "small", 54.3, 56.09, 63, 115, "README"),
+    ("pascal-context-59", "swin-l", "tiny", 63.73, 64.94, 205, 217, "README"),
+    ("pascal-context-59", "swin-l", "small", 63.36, 64.81, 211, 223, "README; its test file is ConvNeXt-small's"),
+    ("pascal-context-59", "convnext-l", "tiny", 62.65, 63.93, 207, 199, "README"),
+    ("pascal-context-59", "convnext-l", "small", 63.62, 64.48, 212, 206, "README"),
+    ("bdd100k", "r50", "tiny", 64.96, 66.57, 41, 207, _REPEATED.format("62.84, ms + flip 64.58") + _BATCH),
+    ("bdd100k", "r50", "small", 65.48, 67.32, 51, 222, _REPEATED.format("62.69, ms + flip 64.87")),
+    ("bdd100k", "r101", "tiny", 64.96, 66.57, 60, 246, "README and logs" + _BATCH),
+    ("bdd100k", "r101", "small", 65.48, 67.32, 70, 261, "README and logs"),
+    ("bdd100k", "swin-l", "tiny", 67.80, 68.91, 209, 473, "README and logs"),
+    ("bdd100k", "swin-l", "small", 67.82, 69.13, 218, 488, "README and logs"),
+    ("bdd100k", "convnext-l", "tiny", 67.23, 67.77, 210, 453, "README and logs"),
+    ("bdd100k", "convnext-l", "small", 67.62, 67.95, 219, 468, "README; logs 67.64, ms + flip 68.14"),
+)
+_SIZES = {"tiny": TINY, "small": SMALL}
+
+
+def _row(row: _Row) -> Recipe:
+    data, backbone, size, miou, miou_ms, params, gmacs, note = row
+    published = Published(miou=miou, miou_ms=miou_ms, params=params, gmacs=gmacs, note=note)
+    return _recipe(data, backbone, _SIZES[size], published)
+
+
+def _ablation(model: ECFDModel, last: float | None, note: str) -> Recipe:
+    """Return a run of the ablations: Cityscapes, R50, no row in the README; mIoU of the last validation logged."""
+    return _recipe("cityscapes", "r50", model, Published(miou=last, note=f"log: last; {note}" if last else note))
+
+
+_TINY_BATCH = replace(TINY, backbone_norm="batch")  # the released base config forgets the synchronization, these ran it
+_ABLATIONS: dict[str, Recipe] = {
+    "tiny-l1-r50-cityscapes": _ablation(replace(TINY, depth=1), 79.20, "best 79.55; one block"),
+    "tiny-l2-r50-cityscapes": _ablation(replace(TINY, depth=2), 79.53, "best 79.54; two blocks"),
+    "tiny-l4-r50-cityscapes": _ablation(replace(TINY, depth=4), 79.58, "best 79.58; four blocks"),
+    "tiny-l5-r50-cityscapes": _ablation(replace(TINY, depth=5), 79.35, "best 79.69; five blocks"),
+    "base-r50-cityscapes": _ablation(BASE, 79.68, "best 79.90"),
+    "large-r50-cityscapes": _ablation(LARGE, 80.25, "best 80.44"),
+    "strategy1-r50-cityscapes": _ablation(
+        replace(_TINY_BATCH, head="general_fpn"), 77.79, "best 77.98; ECFDGeneralFPN, per-process norms"
+    ),
+    "strategy2-r50-cityscapes": _ablation(
+        replace(_TINY_BATCH, head="general", output_stride=8), None, "no log; ECFDGeneral, dilated, per-process norms"
+    ),
+    "strategy3-r50-cityscapes": _ablation(
+        replace(_TINY_BATCH, head="spatial"), 78.74, "best 78.84; ECFDSpatial, per-process norms"
+    ),
+    "fpn-r50-cityscapes": _ablation(
+        replace(_TINY_BATCH, head="fpn"), 64.41, "best 67.91 at 16k; ECFDFPN, no norm on the levels"
+    ),
+    "patch4-r50-cityscapes": _ablation(replace(TINY, head="patch4"), None, "no config or log; ECFDPatch4"),
+}
+
+_SMALL_MODEL = ECFDModel(
+    backbone="resnet18", pretrained=False, backbone_norm="batch", embed_dim=64, heads=4, channels=64, depth=2
+)
+
+RECIPES: dict[str, Recipe] = {
+    **{f"{row[2]}-{row[1]}-{row[0]}": _row(row) for row in _ROWS},
+    **_ABLATIONS,
+    "toy": Recipe(
+        model=replace(_SMALL_MODEL, position_grid=(40, 56)),
+        data=Data(dataset="toy", batch=8, workers=1, image_size=(192, 256), test_split="test"),
+        augment=Augment(scale=(256, 192), ratio=(0.75, 1.5), crop=(160, 224)),
+        optim=Optim(lr=2e-3, weight_decay=0.01),
+        schedule=Schedule(iterations=750, warmup=20, warmup_ratio=1e-2),
+        evaluate=Evaluate(scale=(256, 192)),
+        run=Run(log_interval=20, eval_interval=150, save_interval=300),
+        published=Published(note="generated scenes, from scratch; the demo"),
+    ),
+    "camvid": Recipe(
+        model=replace(_SMALL_MODEL, embed_dim=96, channels=96, position_grid=(56, 80)),
+        data=Data(dataset="camvid", batch=8, workers=1, test_split="test"),
+        augment=Augment(scale=(480, 360), ratio=(0.75, 1.5), crop=(224, 320)),
+        optim=Optim(lr=1.5e-3, weight_decay=0.01),
+        schedule=Schedule(iterations=2000, warmup=100, warmup_ratio=1e-2),
+        evaluate=Evaluate(scale=(480, 360)),
+        run=Run(log_interval=50, eval_interval=500, save_interval=500),
+        published=Published(note="11 classes, from scratch"),
+    ),
+}
