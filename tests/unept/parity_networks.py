@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,13 +60,18 @@ def stages(case: ParityCase) -> Iterator[Comparison]:
     if len(image) > 1:
         couple_images(model)
     seen: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Any) -> None:
+        seen[name] = output
+
     for name, module in _stages(model).items():
-        module.register_forward_hook(lambda _m, _i, output, name=name: seen.__setitem__(name, output))
+        module.register_forward_hook(lambda _m, _i, output, name=name: keep(name, output))
     with torch.no_grad():
         maps = model.backbone(image)
         seen.update({f"backbone_{i}": level for i, level in enumerate(maps[-3:])})
         logits = model.head.predictions([image, *maps]).logits
-    seen["logits"] = resize(logits, (image.shape[-2], image.shape[-1]))
+    size = (image.shape[-2], image.shape[-1])
+    seen["logits"] = resize(logits, size)
     published = case.data["outputs"]
     order = [*(f"backbone_{i}" for i in range(3)), *_stages(model), "logits"]
     assert set(published) == set(order)
@@ -74,7 +80,7 @@ def stages(case: ParityCase) -> Iterator[Comparison]:
         yield Comparison(name, value, published[name])
     if len(image) == 1:
         with torch.no_grad():
-            yield Comparison("the test-time path", resize(model(image), image.shape[-2:]), published["logits"])
+            yield Comparison("the test-time path", resize(model(image), size), published["logits"])
 
 
 def sliding_windows(case: ParityCase) -> Iterator[Comparison]:

@@ -102,9 +102,7 @@ class UNEPT(EncoderDecoder):
         features, legal = self._encode(image)
         said = self.head.predictions(features)
         logits = resize(self._cut(said.logits, legal, size), size)  # (B, K, H, W)
-        boundary, direction = (
-            at_label_size(part, legal, size) for part in (said.boundary, said.direction)
-        )
+        boundary, direction = (at_label_size(part, legal, size) for part in (said.boundary, said.direction))
         terms = self.loss(logits, boundary, direction, target)
         weighted = {f"decode.loss_{name}": WEIGHTS[name] * value for name, value in terms.items()}
         return {**weighted, "decode.acc_seg": pixel_accuracy(logits.detach(), target.label)}

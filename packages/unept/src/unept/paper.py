@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from segcore.errors import check
 from segcore.papers import Paper
 from segcore.recipe import Model, Recipe
 from unept.options import UNEPTModel
@@ -20,14 +19,8 @@ if TYPE_CHECKING:
 def _build(recipe: Recipe, num_classes: int) -> Segmentor:
     from unept.model import UNEPT
 
-    options, crop = recipe.model, recipe.augment.crop
-    assert isinstance(options, UNEPTModel)
-    check(
-        options.resize_queries or max(crop) <= options.window,
-        f"--augment.crop {crop[0]} {crop[1]} exceeds --model.window {options.window}, the only input this network "
-        f"takes: give --model.window {max(crop)}, or --model.resize-queries true, an extension for any size",
-    )
-    return UNEPT(options, num_classes, recipe.loss)
+    assert isinstance(recipe.model, UNEPTModel)
+    return UNEPT(recipe.model, num_classes, recipe.loss)
 
 
 def _name_map(model: Segmentor) -> NameMap:

@@ -33,7 +33,14 @@ def _published(fragment: Fragment, model: UNEPTModel, published: Published) -> R
 
 _NOTE = "project README, the released config; memory {} GB per GPU with 2 crops"
 _SMALL = UNEPTModel(
-    backbone="resnet18", pretrained=False, backbone_norm="batch", width=64, heads=4, points=4, feedforward=256
+    backbone="efficientformerv2_s0",
+    pretrained=False,
+    backbone_norm="batch",
+    width=64,
+    heads=4,
+    points=4,
+    feedforward=256,
+    dropout=0.0,
 )
 
 RECIPES: dict[str, Recipe] = {
@@ -43,14 +50,14 @@ RECIPES: dict[str, Recipe] = {
         PASCAL_CONTEXT_60, UNEPT_DEIT, Published(miou_ms=55.2, params=94.8, note=_NOTE.format("8.5"))
     ),
     "toy": Recipe(
-        model=replace(_SMALL, window=128, resize_queries=True),
+        model=replace(_SMALL, window=192, resize_queries=True),
         data=Data(dataset="toy", batch=8, workers=1, image_size=(192, 256), test_split="test"),
-        augment=Augment(scale=(256, 192), ratio=(0.75, 1.5), crop=(128, 128)),
-        optim=Optim(lr=1e-3, weight_decay=1e-2),
-        schedule=Schedule(iterations=700, warmup=20, warmup_ratio=1e-2),
-        evaluate=Evaluate(mode="slide", crop=(128, 128), stride=(64, 64), pad_window=True, scale=(256, 192)),
-        run=Run(log_interval=20, eval_interval=175, save_interval=350),
-        published=Published(note="generated scenes, from scratch; windows of 128 pixels"),
+        augment=Augment(scale=(256, 192), ratio=(0.75, 1.5), crop=(192, 192)),
+        optim=Optim(lr=2e-3, weight_decay=1e-2),
+        schedule=Schedule(iterations=750, warmup=20, warmup_ratio=1e-2),
+        evaluate=Evaluate(mode="slide", crop=(192, 192), stride=(64, 64), pad_window=True, scale=(256, 192)),
+        run=Run(log_interval=20, eval_interval=150, save_interval=300),
+        published=Published(note="generated scenes, from scratch; windows of 192 pixels"),
     ),
     "camvid": Recipe(
         model=replace(_SMALL, width=128, window=224),
