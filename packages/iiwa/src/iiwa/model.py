@@ -15,6 +15,7 @@ from iiwa.options import IIWA_B, IIWA_L, IIWA_S, IIWAModel
 from segcore.backbones import Backbone, create_backbone
 from segcore.errors import InputError
 from segcore.losses import SegmentationLoss, pixel_accuracy
+from segcore.ops.linear import use_onednn
 from segcore.recipe import Loss
 from segcore.segmentor import EncoderDecoder, StepInfo, Target, resize
 
@@ -89,6 +90,7 @@ class IIWA(EncoderDecoder):
             auxiliary_weight=settings.auxiliary,
             classifiers=("head.decoder.head.classifier.", "head.decoder.auxiliary_classifier."),
         )
+        use_onednn(self)  # nearly all of the work is in linear layers
 
     def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
         """Return decode.loss_*, aux_0.loss_* (the query stem's) and decode.acc_seg (percent of labeled pixels)."""
