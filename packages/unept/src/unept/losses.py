@@ -25,7 +25,7 @@ SHIFT_LOGIT = 0.5
 WEIGHTS = {"ce": 0.8, "boundary": 5.0, "direction": 0.6, "refined": 1.0}
 
 
-class BoundaryTargets(NamedTuple):
+class BoundaryLabels(NamedTuple):
     """What the boundary heads are compared with; 255 takes no part.
 
     Shapes:
@@ -119,7 +119,7 @@ class RefinementLoss(nn.Module):
             }
 
     @torch.no_grad()
-    def boundary_targets(self, boundary: Tensor, target: Target) -> BoundaryTargets:
+    def boundary_targets(self, boundary: Tensor, target: Target) -> BoundaryLabels:
         """Return the targets, given the boundary logits (B, 2, H, W): directions count where those say boundary."""
         distance, angle = target.boundary_distance, target.boundary_angle
         assert distance is not None
@@ -129,8 +129,8 @@ class RefinementLoss(nn.Module):
         bins = direction_bins(angle).masked_fill(boundary[:, 1] <= boundary[:, 0], IGNORE)
         if not self.void_is_boundary:
             is_void = target.label == IGNORE
-            return BoundaryTargets(is_boundary.masked_fill(is_void, IGNORE), bins.masked_fill(is_void, IGNORE))
-        return BoundaryTargets(is_boundary, bins)
+            return BoundaryLabels(is_boundary.masked_fill(is_void, IGNORE), bins.masked_fill(is_void, IGNORE))
+        return BoundaryLabels(is_boundary, bins)
 
     @torch.no_grad()
     def shift(self, boundary: Tensor, direction: Tensor) -> Tensor:

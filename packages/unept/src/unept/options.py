@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from segcore.errors import check
 from segcore.recipe import Model
@@ -15,6 +15,9 @@ STRIDE = 8
 @dataclass(frozen=True, kw_only=True)
 class UNEPTModel(Model):
     """UN-EPT on any backbone with at least three feature levels; the last three are the pyramid."""
+
+    # no tensor depends on them, and a test may want other sizes than the training
+    training_only: ClassVar[tuple[str, ...]] = ("mirror_angles", "void_is_boundary", "resize_queries")
 
     window: int = 480
     """Side of the square input, pixels: training crop and test window. The query table has (window / 8)^2 rows."""
