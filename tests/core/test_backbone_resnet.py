@@ -78,3 +78,11 @@ def test_published_names_are_the_same_with_and_without_the_segmentor_around() ->
         f"backbone.{OPENMMLAB.to_published(name)}" for name in names
     ]
     assert OPENMMLAB.to_published("head.model.conv1.0.weight") == "head.model.conv1.0.weight"
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "densenet121", "vit_tiny_patch16_224"])
+def test_a_model_without_dilated_form_refuses_an_output_stride(name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name} has no form with output stride 8; .*--model\.output-stride 32"):
+        create_backbone(name, pretrained=False, output_stride=8)
+    with torch.device("meta"):
+        assert create_backbone(name, pretrained=False, output_stride=32).strides == (4, 8, 16, 32)

@@ -20,6 +20,7 @@ from segcore.backbones.pretrained import check_name
 from segcore.backbones.resnest import ResNeSt
 from segcore.backbones.swin import Swin
 from segcore.backbones.vit_levels import TransformerLevels
+from segcore.errors import InputError
 
 __all__ = ["Backbone", "create_backbone"]
 
@@ -56,6 +57,13 @@ _FAMILIES = (
     _Family(ResNeSt, files=resnest.MODULES),
 )
 
+_DILATED = (
+    *("byobnet", "convnext", "efficientnet", "mobilenetv3", "nfnet", "regnet", "res2net", "resnest", "resnet"),
+    *("resnetv2", "rexnet", "senet", "sknet", "xception_aligned"),
+)
+"""timm's files whose models take an output stride."""
+_OUTPUT_STRIDE = 32  # of all others
+
 
 def create_backbone(
     name: str,
@@ -80,14 +88,25 @@ def create_backbone(
             blocks as they are, in place of the pyramid;
             `merge_strides`, `output_norm`, `embed_dim`, `depths`, `num_heads`, `window_size` of Swin (version 1);
             `output_norm`, `ls_init_value` (start of the layer scale) of ConvNeXt;
-            `output_stride` (8 or 16) of ResNet and its relatives: later levels keep that stride, dilated;
+            `output_stride` (8 or 16) of ResNet, ConvNeXt and their relatives: later levels keep that stride, dilated;
             everything else that timm's model of that name takes (`img_size`, ...).
 
     Raises:
-        InputError: unknown name (with close matches), no weights, no network, file of another model.
+        InputError: unknown name (with close matches), no weights, no network, file of another model, output stride of a
+            model that has no dilated form.
     """
     check_name(name)
+    if not timm.models.is_model_in_modules(name, _DILATED):
+        _check_output_stride(name, changes.pop("output_stride", _OUTPUT_STRIDE))
     family = next((family for family in _FAMILIES if family.fits(name, changes)), _Family(HierarchicalBackbone))
     backbone = family.build(name, pretrained=pretrained, weights=weights, **changes)
     set_norm_policy(backbone, norm)
     return backbone
+
+
+def _check_output_stride(name: str, output_stride: int) -> None:
+    if output_stride != _OUTPUT_STRIDE:
+        raise InputError(
+            f"--model.backbone {name} has no form with output stride {output_stride}; choose a ResNet or one of its "
+            f"relatives, or --model.output-stride {_OUTPUT_STRIDE}"
+        )
