@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,8 @@ from tests.unept.networks import random_image, random_target
 from unept.losses import RefinementLoss, at_label_size, direction_bins, rarity_weights
 from unept.ops import DIRECTIONS, gather_pixels, shifted_pixels
 
+DEFINITION = Path(__file__).parents[2] / "bench" / "baselines" / "unept_plain.py"
+plain_losses = runpy.run_path(str(DEFINITION))["plain_losses"]
 IGNORE = 255
 
 
@@ -28,43 +33,6 @@ def _said(batch: int, height: int, width: int, num_classes: int, seed: int = 0) 
     return parts[0].requires_grad_(), parts[1].requires_grad_(), parts[2].requires_grad_()
 
 
-def _shift_by_sampling(logits: Tensor, boundary: Tensor, direction: Tensor) -> Tensor:
-    """Return the refined logits as the release computes them: bilinear samples at whole coordinates."""
-    height, width = logits.shape[-2:]
-    step = torch.tensor(DIRECTIONS)[direction.argmax(dim=1)] * (boundary[:, 1] > 0.5)[..., None]
-    y = (torch.arange(height)[:, None] + step[..., 0]).double() / (height - 1) * 2 - 1
-    x = (torch.arange(width) + step[..., 1]).double() / (width - 1) * 2 - 1
-    grid = torch.stack([x, y], dim=-1)
-    return F.grid_sample(logits.double(), grid, padding_mode="border", align_corners=True)
-
-
-def _plain(logits: Tensor, boundary: Tensor, direction: Tensor, target: Target) -> dict[str, Tensor]:
-    """Return the four losses as specs/unept 4 words them, with loops over classes and bins."""
-    distance, angle = target.boundary_distance, target.boundary_angle
-    assert distance is not None
-    assert angle is not None
-    is_boundary = ((distance >= 0) & (distance <= 5)).long()
-    share = torch.stack([(is_boundary == i).float().mean() for i in range(2)])
-    bins = torch.zeros_like(target.label)
-    for i in range(1, 8):
-        center = -180 + 45 * i
-        bins[(angle > center - 22.5) & (angle <= center + 22.5)] = i
-    kept = boundary.softmax(dim=1)[:, 1] > 0.5
-    counts = torch.stack([((bins == i) & kept).sum() for i in range(8)])
-    bins[~kept] = IGNORE
-    refined = _shift_by_sampling(logits, boundary, direction)
-
-    def class_loss(scores: Tensor) -> Tensor:
-        return F.cross_entropy(scores, target.label, ignore_index=IGNORE, reduction="none").mean()
-
-    return {
-        "ce": class_loss(logits),
-        "boundary": F.cross_entropy(boundary, is_boundary, weight=1 - share),
-        "direction": F.cross_entropy(direction, bins, weight=1 - counts / counts.sum(), ignore_index=IGNORE),
-        "refined": class_loss(refined),
-    }
-
-
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 3), st.integers(9, 33), st.integers(9, 40), st.integers(1, 9), st.integers(0, 1000))
 def test_losses_and_gradients_equal_the_definition(
@@ -72,7 +40,10 @@ def test_losses_and_gradients_equal_the_definition(
 ) -> None:
     target = random_target(batch, height, width, num_classes, seed)
     predictions = _said(batch, height, width, num_classes, seed)
-    ours, plain = RefinementLoss(Loss())(*predictions, target), _plain(*predictions, target)
+    ours, plain = (
+        RefinementLoss(Loss())(*predictions, target),
+        plain_losses(*(part.double() for part in predictions), target),
+    )
     for name, value in plain.items():
         if torch.isnan(value):  # one boundary class or none: the definition divides zero by zero
             assert name in ("boundary", "direction")
