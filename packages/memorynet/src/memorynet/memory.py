@@ -66,7 +66,8 @@ class Memory(nn.Module):
         """
         settings = self.settings
         reduce = "average" if settings.average == "ranks" else "joint"
-        momentum = settings.momentum_at(lr)
+        # a tensor, by a product that torch.compile can take into its graph: a number would be a new graph every step
+        momentum = self.rows.new_ones(()) * settings.momentum_at(lr)
         return update_memory(self.rows, features, label, momentum, strategy=settings.strategy, reduce=reduce)
 
     @torch.no_grad()
