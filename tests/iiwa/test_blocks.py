@@ -1,0 +1,243 @@
+"""Windows, self-IIWA, cross-IIWA and fusion: what holds for any weights."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from iiwa.attention import CrossIIWA, Memory, SelfIIWA, match, prepare_memory
+from iiwa.neck import CascadeNeck, CrossFusion, PlainFusion
+from iiwa.windows import (
+    _kept_sine_table,
+    pad_to_windows,
+    sine_position,
+    spread_tokens,
+    to_windows,
+    window_grid,
+    window_means,
+)
+from segcore.errors import InputError
+from tests.iiwa.networks import noise
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("window", [(4, 4), (4, 8), (3, 5)])
+def test_windows_are_numbered_row_by_row_and_padded_at_bottom_and_right(window: tuple[int, int]) -> None:
+    x = noise(2, 7, 11, 4)
+    padded = pad_to_windows(x, window)
+    rows, columns = window_grid(7, 11, window)
+    windows = to_windows(padded, window)
+    assert windows.shape == (2, rows * columns, window[0] * window[1], 4)
+    torch.testing.assert_close(padded[:, :7, :11], x, rtol=0, atol=0)
+    assert not padded[:, 7:].any()
+    assert not padded[:, :, 11:].any()
+    second = padded[:, : window[0], window[1] : 2 * window[1]].flatten(1, 2)
+    torch.testing.assert_close(windows[:, 1], second, rtol=0, atol=0)
+    torch.testing.assert_close(window_means(padded, window), windows.mean(dim=2))
+
+
+def test_complete_windows_are_not_copied() -> None:
+    x = noise(1, 8, 8, 4)
+    assert pad_to_windows(x, (4, 4)) is x
+
+
+def test_spread_tokens_meet_the_corners_of_the_map() -> None:
+    tokens = noise(2, 6, 4)
+    spread = spread_tokens(tokens, (2, 3), (8, 12))
+    assert spread.shape == (2, 8, 12, 4)
+    torch.testing.assert_close(spread[:, 0, 0], tokens[:, 0])
+    torch.testing.assert_close(spread[:, -1, -1], tokens[:, -1])
+
+
+def test_sine_positions_follow_their_formula() -> None:
+    table = sine_position(3, 5, 8, CPU).view(3, 5, 8)
+    y = 2 / (3 + 1e-5) * 2 * math.pi  # second row
+    expected = [math.sin(y), math.cos(y), math.sin(y / 100), math.cos(y / 100)]
+    torch.testing.assert_close(table[1, 2, :4], torch.tensor(expected))
+    torch.testing.assert_close(table[0, :, 4:], table[2, :, 4:])  # the second half tells the column only
+
+
+def test_a_position_table_first_made_in_inference_serves_training() -> None:
+    _kept_sine_table.cache_clear()
+    with torch.inference_mode():
+        first = sine_position(2, 3, 8, CPU)
+    x = noise(6, 8).requires_grad_()
+    (x * sine_position(2, 3, 8, CPU)).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, first.clone())
+    assert sine_position(2, 3, 8, CPU) is first
+
+
+def _written_out(block: SelfIIWA, x: Tensor) -> Tensor:
+    """Self-IIWA in the words of specs/iiwa 3.3, one window and head at a time."""
+    wh, ww = block.window
+    batch, height, width, channels = x.shape
+    d = channels // block.heads
+    bias = block.bias.get_bias()[0]
+    out = torch.zeros_like(x)
+    for b in range(batch):
+        for top in range(0, height, wh):
+            for left in range(0, width, ww):
+                tokens = x[b, top : top + wh, left : left + ww].reshape(-1, channels)
+                q, k, v = F.linear(tokens, block.intra_qkv.weight, block.intra_qkv.bias).split(channels, dim=1)
+                for m in range(block.heads):
+                    part = slice(m * d, (m + 1) * d)
+                    scores = (q[:, part] * d**-0.5 @ k[:, part].T + bias[m]).softmax(dim=1)
+                    out[b, top : top + wh, left : left + ww, part] = (scores @ v[:, part]).view(wh, ww, d)
+    return out
+
+
+def test_intra_window_attention_equals_the_definition_window_by_window() -> None:
+    torch.manual_seed(0)
+    block = SelfIIWA(16, (2, 4), 4).eval()
+    nn.init.normal_(block.bias.relative_position_bias_table)
+    x = noise(2, 4, 8, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(block._intra(x, (2, 2)), _written_out(block, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [SelfIIWA(48, (4, 8), 8), CrossIIWA(48, (4, 8), 8)])
+def test_number_of_parameters_is_the_released_one(block: nn.Module) -> None:
+    d, heads, (wh, ww) = 48, 8, (4, 8)
+    expected = 16 * d**2 + 21 * d + heads * (2 * wh - 1) * (2 * ww - 1)
+    assert sum(p.numel() for p in block.parameters()) == expected
+
+
+def test_initial_position_tables_are_random_for_self_and_zero_for_cross_attention() -> None:
+    torch.manual_seed(0)
+    table = SelfIIWA(64, (8, 8), 8).bias.relative_position_bias_table.detach()
+    assert float(table.std()) == pytest.approx(0.02, rel=0.05)
+    assert not CrossIIWA(64, (8, 8), 8).bias.relative_position_bias_table.any()
+
+
+def _memory(batch: int = 2, channels: int = 16) -> Memory:
+    maps = [noise(batch, 16, 12, channels, seed=1), noise(batch, 7, 6, channels, seed=2)]
+    return prepare_memory(maps, (4, 4))
+
+
+def test_memory_holds_the_windows_of_all_levels_fine_to_coarse() -> None:
+    memory = _memory()
+    assert memory.windows.shape == (2, 12 + 4, 16, 16)
+    torch.testing.assert_close(memory.tokens, memory.windows.mean(dim=2))
+    assert not memory.windows[:, -1, 12:].any()  # the last row of the padded coarse level
+
+
+def test_every_query_window_gets_a_memory_window_of_its_own_and_the_best_sum() -> None:
+    memory = _memory()
+    tokens = noise(2, 5, 16, seed=3)
+    matched = match(tokens, memory)
+    for b in range(2):
+        chosen = [(memory.tokens[b] == token).all(dim=1).nonzero().item() for token in matched.tokens[b]]
+        assert len(set(chosen)) == 5
+        similarity = tokens[b] @ memory.tokens[b].T
+        total = float(similarity[range(5), chosen].sum())
+        order = torch.Generator().manual_seed(0)
+        others = (similarity[range(5), torch.randperm(16, generator=order)[:5]].sum() for _ in range(200))
+        assert total >= max(float(other) for other in others)
+        for i in range(5):
+            torch.testing.assert_close(matched.windows[b, i], memory.windows[b, chosen[i]], rtol=0, atol=0)
+
+
+def test_the_match_ignores_autocast_and_passes_no_gradient_to_the_query() -> None:
+    memory = _memory()
+    tokens = noise(2, 5, 16, seed=3).requires_grad_()
+    plain = match(tokens, memory)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(match(tokens, memory).tokens, plain.tokens)
+    assert not plain.tokens.requires_grad
+
+
+def test_gradients_reach_the_matched_memory_windows_only() -> None:
+    level = noise(1, 8, 8, 16).requires_grad_()
+    matched = match(noise(1, 2, 16, seed=1), prepare_memory([level], (4, 4)))
+    matched.windows.sum().backward()
+    assert level.grad is not None
+    touched = to_windows(level.grad, (4, 4)).flatten(2).any(dim=2)
+    assert int(touched.sum()) == 2
+
+
+def test_more_query_than_memory_windows_are_refused() -> None:
+    block = CrossIIWA(16, (4, 4), 4)
+    with pytest.raises(InputError, match=r"query windows .*6.* memory windows|6 query windows"):
+        block(noise(1, 8, 12, 16), prepare_memory([noise(1, 8, 8, 16)], (4, 4)))
+
+
+def test_images_of_a_batch_are_matched_by_themselves() -> None:
+    torch.manual_seed(0)
+    block = CrossIIWA(16, (4, 4), 4).eval()
+    query = noise(2, 7, 9, 16, seed=4)
+    memory = _memory()
+    with torch.no_grad():
+        together = block(query, memory)
+        swapped = block(query.flip(0), Memory(*(part.flip(0) for part in memory)))
+    torch.testing.assert_close(swapped.flip(0), together, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [18, 20])
+def test_channels_that_heads_or_positions_do_not_divide_are_refused(channels: int) -> None:
+    for build in (lambda: SelfIIWA(channels, (4, 4), 8), lambda: CrossFusion(8, channels, 8, (4, 4), (8, 8))):
+        with pytest.raises(ValueError, match="multiple of 4 and of 8 heads"):
+            build()
+
+
+def test_fusion_pairs_windows_of_the_same_place_without_a_softmax() -> None:
+    torch.manual_seed(0)
+    block = PlainFusion(24, 16, 2, (2, 3), (4, 6)).eval()
+    key, query = noise(1, 4, 3, 24), noise(1, 8, 6, 16)
+    with torch.no_grad():
+        ours = block._pair_windows(to_windows(query, (4, 6)), to_windows(key, (2, 3)), (2, 1), scale=0.5)
+        q, k, v = block.intra_q(query[0, 4:]), block.intra_k(key[0, 2:]), block.intra_v(key[0, 2:])  # lower windows
+        second_head = (q[..., 8:].reshape(-1, 8) * 0.5 @ k[..., 8:].reshape(-1, 8).T) @ v[..., 8:].reshape(-1, 8)
+    torch.testing.assert_close(ours[0, 4:, :, 8:], second_head.view(4, 6, 8), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [PlainFusion, CrossFusion])
+@pytest.mark.parametrize(("deep", "shallow"), [((4, 5), (9, 10)), ((5, 5), (9, 9)), ((1, 1), (2, 1))])
+def test_fusion_takes_levels_that_round_up_or_down(
+    kind: type[PlainFusion | CrossFusion], deep: tuple[int, int], shallow: tuple[int, int]
+) -> None:
+    block = kind(32, 16, 4, (4, 4), (8, 8)).eval()
+    with torch.no_grad():
+        out = block(noise(2, 32, *deep), noise(2, 16, *shallow, seed=1))
+    assert out.shape == (2, 16, *shallow)
+    assert out.isfinite().all()
+
+
+def test_fusion_stays_finite_in_half_precision_whatever_the_size_of_its_input() -> None:
+    torch.manual_seed(0)
+    block = CrossFusion(32, 16, 4, (4, 4), (8, 8)).eval()
+    deep, shallow = 200 * noise(1, 32, 8, 8), 200 * noise(1, 16, 16, 16, seed=1)
+    with torch.no_grad():
+        expected = block(deep, shallow)
+        with torch.autocast("cpu", dtype=torch.float16):
+            half = block(deep, shallow)
+    assert half.isfinite().all()
+    assert float((half - expected).abs().mean()) < 0.05 * float(expected.std())
+
+
+def test_number_of_fusion_parameters_and_their_start_are_the_released_ones() -> None:
+    torch.manual_seed(0)
+    block = CrossFusion(512, 256, 8, (4, 4), (4, 4))
+    assert sum(p.numel() for p in block.parameters()) == 15 * 256**2 + 21 * 256
+    assert float(block.intra_k.weight.detach().std()) == pytest.approx((2 / (512 + 256)) ** 0.5, rel=0.02)
+    assert float(block.key_pool.weight.detach().std()) == pytest.approx((2 / 512) ** 0.5, rel=0.02)
+    assert not any(m.bias.any() for m in block.modules() if isinstance(m, nn.Linear))
+
+
+def test_a_second_round_of_the_cascade_starts_from_the_first_ones_levels() -> None:
+    torch.manual_seed(0)
+    twice = CascadeNeck((8, 16, 32, 64), (4, 8, 8, 8), (2, 4, 8), (4, 4), rounds=2).eval()
+    levels = [noise(1, 8, 16, 16), noise(1, 16, 8, 8), noise(1, 32, 8, 8), noise(1, 64, 8, 8)]
+    with torch.no_grad():
+        y1, y2, y3 = twice(levels)
+        first = twice.fuse3[0](levels[3], levels[2])
+        expected = twice.fuse3[1](levels[3], first)
+        torch.testing.assert_close(y3, expected)
+        middle = twice.fuse2[1](expected, twice.fuse2[0](first, levels[1]))
+        torch.testing.assert_close(y2, middle)
+    assert y1.shape == levels[0].shape
