@@ -1,0 +1,131 @@
+"""A whole training step in two processes; run as a program, this file is one of the two."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from memorynet.ops import update_memory
+from memorynet.paper import PAPER
+from memorynet.recipes import RECIPES
+from segcore import distributed
+from segcore.recipe import Recipe
+from segcore.segmentor import Target
+from segcore.trainer import Trainer
+from tests.memorynet.networks import SMALL, batch_of
+
+RULES: tuple[Literal["ranks", "joint"], ...] = ("ranks", "joint")
+STEPS = 3
+SIZE = (64, 64)
+
+
+def recipe_of(rule: Literal["ranks", "joint"]) -> Recipe:
+    """Return a run of few steps with plain SGD, its small batches divided between two processes."""
+    base = RECIPES["toy"]
+    return replace(
+        base,
+        model=replace(SMALL, average=rule, consistency_loss=1.0, momentum_lr=0.1),
+        data=replace(base.data, image_size=SIZE, num_images=(8, 2), batch=4, workers=0),
+        optim=replace(base.optim, kind="sgd", lr=0.01),
+        schedule=replace(base.schedule, iterations=STEPS, warmup=0),
+    )
+
+
+def part_of(rank: int, step: int) -> tuple[Tensor, Target]:
+    """Return a process's images of one step; class 0 is the first process's alone, class 3 the second's."""
+    return batch_of(*SIZE, classes=(0, 1, 2) if rank == 0 else (1, 2, 3), seed=10 * step + rank)
+
+
+def run_steps(rule: Literal["ranks", "joint"], place: distributed.World) -> dict[str, Any]:
+    """Train a few steps; return what the first one read and made, and what is there at the end."""
+    trainer = Trainer(PAPER, "toy", recipe_of(rule), place)
+    trainer.model.train()
+    memory: Any = trainer.model.head.memory  # pyright: ignore[reportAttributeAccessIssue]
+    features: list[Tensor] = []
+    head: Any = trainer.model.head  # pyright: ignore[reportAttributeAccessIssue]
+    head.first.bottleneck.register_forward_hook(lambda _m, _i, output: features.append(output.detach().clone()))
+    first = torch.empty(0)
+    for step in range(STEPS):
+        trainer.step([part_of(place.rank, step)])
+        trainer.iteration += 1
+        first = memory.rows.clone() if step == 0 else first
+    weights = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+    return {
+        "features": features[0],
+        "first": first,
+        "rows": memory.rows.clone(),
+        "seen": memory.num_batches_tracked.clone(),
+        "weights": weights,
+    }
+
+
+def main(out: str) -> None:
+    """Run both rules as one of two processes and save the results."""
+    torch.set_num_threads(1)
+    place = distributed.init("cpu")
+    torch.save({rule: run_steps(rule, place) for rule in RULES}, out)
+    distributed.barrier()
+    distributed.shutdown()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes ended with, by rule."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    folder = tmp_path_factory.mktemp("ranks")
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.memorynet.test_step_distributed", str(folder / f"{rank}.pt")],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=Path(__file__).parents[2],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_processes_hold_the_same_memory_and_weights_after_every_step(results: list[Any], rule: str) -> None:
+    one, two = results[0][rule], results[1][rule]
+    for name in ("first", "rows", "seen", "weights"):
+        torch.testing.assert_close(one[name], two[name], rtol=0, atol=0)
+    assert one["seen"].tolist()[:4] == [STEPS] * 4  # a class counts where any process sees it
+    assert not torch.equal(one["features"], two["features"])
+
+
+def test_the_published_rule_averages_the_own_updates_of_a_step(results: list[Any]) -> None:
+    empty = torch.zeros_like(results[0]["ranks"]["first"])
+    own = [
+        update_memory(empty, result["ranks"]["features"], part_of(rank, 0)[1].label, 0.09)
+        for rank, result in enumerate(results)
+    ]
+    torch.testing.assert_close(results[0]["ranks"]["first"], (own[0] + own[1]) / 2)
+    # seen by one of two processes: it starts at half its mean, as published
+    torch.testing.assert_close(results[0]["ranks"]["first"][0], own[0][0] / 2)
+
+
+def test_the_joint_rule_is_the_update_of_one_process_with_all_images(results: list[Any]) -> None:
+    features = torch.cat([result["joint"]["features"] for result in results])
+    label = torch.cat([part_of(rank, 0)[1].label for rank in range(2)])
+    empty = torch.zeros_like(results[0]["joint"]["first"])
+    torch.testing.assert_close(results[0]["joint"]["first"], update_memory(empty, features, label, 0.09))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
