@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from segcore.count import count
 from segcore.inference import _starts
 from segcore.optim import learning_rate, parameter_groups
 from segcore.plain import from_plain, to_plain
@@ -41,6 +42,16 @@ def test_parameters_are_the_published_ones(name: str, num_classes: int, params: 
     count = sum(p.numel() for p in _network(recipe, num_classes).parameters())
     assert count == params
     assert round(count / 1e6, 1) == recipe.published.params
+
+
+@pytest.mark.parametrize(("name", "gflop"), [("r50-ade20k", 280.3), ("deit-ade20k", 231.7)])
+def test_multiply_adds_are_those_of_the_specification_but_for_what_a_test_leaves_out(name: str, gflop: float) -> None:
+    heads = 2 * 256 * 256 + (2 + 8) * 256  # per query: boundary and direction head
+    attention = 2 * (2 * 256 * 256 + 256 * 256)  # two layers: queries and keys, one of two chained projections
+    folding = 2 * (256**3 + 256 * 256)  # two layers: the product of both projections
+    counted = count(_network(RECIPES[name], 150), (480, 480)).macs_torch
+    published_way = counted - folding + 3600 * (heads + attention)
+    assert 2 * published_way / 1e9 == pytest.approx(gflop, abs=0.06)
 
 
 def test_every_row_of_the_results_table_is_a_recipe() -> None:
