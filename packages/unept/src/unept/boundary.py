@@ -23,7 +23,7 @@ DEGREES_PER_STEP = 2
 """Angles are stored in steps of this many degrees."""
 _REACH = 2  # pixels to each side that the gradient looks at
 _BLOCK = 8  # pixels; pieces of a class are told apart on this grid
-_MARGIN = 48  # pixels around the wanted part at which its distances are first measured
+_SMALL = 4096  # pixels of a box that is not worth dividing
 _LANES = 16  # OpenCV filters this many pixels at once, and the rest of a row with another rounding
 
 
@@ -63,7 +63,7 @@ def boundary_maps(label: np.ndarray, box: Box | None = None) -> BoundaryMaps:
     depth, down, right = (np.zeros((box.height, box.width), np.float32) for _ in range(3))
     has_distance = (_counts(label) >= MIN_PIXELS) & (_counts(box.cut(label)) > 0)
     for number in np.flatnonzero(has_distance[:IGNORE]):
-        for mask, extent in separate_pieces((label == number).view(np.uint8) * np.uint8(255)):
+        for mask, extent in separate_pieces((label == number).view(np.uint8) * np.uint8(255), box):
             kept = _common(extent, box)
             if kept.height <= 0 or kept.width <= 0:
                 continue
@@ -74,13 +74,17 @@ def boundary_maps(label: np.ndarray, box: Box | None = None) -> BoundaryMaps:
             inside = _within(kept, extent).cut(mask)
             for values, plane in ((distance, depth), (down_here, down), (right_here, right)):
                 cv2.copyTo(source.cut(values), inside, target.cut(plane))
-    angle = np.degrees(np.arctan2(down, right))
-    direction = ((angle + np.float32(180)) / np.float32(DEGREES_PER_STEP)).astype(np.uint8)
-    return BoundaryMaps(np.minimum(depth, np.float32(MAX_DISTANCE)).astype(np.uint8), direction)
+    angle = np.arctan2(down, right, out=down)
+    np.degrees(angle, out=angle)
+    angle += 180
+    angle /= DEGREES_PER_STEP
+    return BoundaryMaps(np.minimum(depth, MAX_DISTANCE, out=depth).astype(np.uint8), angle.astype(np.uint8))
 
 
-def separate_pieces(mask: np.ndarray) -> Iterator[tuple[np.ndarray, Box]]:
-    """Yield a class in pieces that lie apart by more than the gradient's reach, each with its bounding box.
+def separate_pieces(mask: np.ndarray, box: Box) -> Iterator[tuple[np.ndarray, Box]]:
+    """Yield the pieces of a class that reach into a box or near it, each whole and with its own bounding box.
+
+    Pieces lie apart by more than the gradient's reach.
 
     The pixel outside a class that is nearest to one of its pixels touches the same piece, so each piece has its
     distances to itself; the boxes of all are a fraction of that of the class.
@@ -96,6 +100,8 @@ def separate_pieces(mask: np.ndarray) -> Iterator[tuple[np.ndarray, Box]]:
     _, numbers, stats, _ = cv2.connectedComponentsWithStats(coarse, connectivity=8)
     for number, (left, top, width, height, _) in enumerate(stats[1:].tolist(), 1):
         place = Box(_BLOCK * top, _BLOCK * left, _BLOCK * height, _BLOCK * width)
+        if min(_common(place, box)[2:]) <= 0:
+            continue
         own = (Box(top, left, height, width).cut(numbers) == number).astype(np.uint8)
         piece = place.cut(padded)
         if not own.all():
@@ -119,27 +125,46 @@ def piece_distance(mask: np.ndarray, extent: Box, part: Box, size: tuple[int, in
     """
     if extent == Box(0, 0, *size) and cv2.countNonZero(mask) == mask.size:
         return _distance_without_outside(part)
-    near = _common(extent, _grown(part, _MARGIN, size))
-    if 2 * near.height * near.width < extent.height * extent.width:
-        distance = _transform(mask, extent, near, size, part)
-        if float(distance.max(initial=0)) <= _MARGIN:  # what was left out is farther away
-            return distance
-    return _transform(mask, extent, extent, size, part)
-
-
-def _transform(mask: np.ndarray, extent: Box, near: Box, size: tuple[int, int], part: Box) -> np.ndarray:
-    """Return the distances in `part`, of what `near` holds of a piece; correctly rounded wherever they lie."""
-    # A pixel next to the extent is outside the piece, and nearer than all beyond it; beyond the image there is none.
-    bottom, right = extent.top + extent.height, extent.left + extent.width
-    above, beside = int(near.top == extent.top > 0), int(near.left == extent.left > 0)
-    below = int(near.top + near.height == bottom < size[0])
-    beyond = int(near.left + near.width == right < size[1])
-    inner = _within(near, extent).cut(mask)
-    known = cv2.copyMakeBorder(inner, above, below, beside, beyond, cv2.BORDER_CONSTANT, value=0)
+    near = extent
+    if part != extent and mask.size > _SMALL:
+        near = _common(extent, _grown(part, distance_bound(mask, extent, part, size), size))
+    known, (above, beside) = _surrounded(_within(near, extent).cut(mask), near, extent, size)
     origin = Box(near.top - above, near.left - beside, known.shape[0], known.shape[1])
     distance = _within(part, origin).cut(cv2.distanceTransform(known, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
     # OpenCV's square root differs in the last bit with the place in the row; squares are whole numbers.
     return np.sqrt(np.rint(distance * distance))
+
+
+def distance_bound(mask: np.ndarray, extent: Box, part: Box, size: tuple[int, int]) -> int:
+    """Return a number of pixels that no distance in a part of a piece exceeds; arguments as of `piece_distance`.
+
+    Told from distances between blocks that lie inside the piece and blocks that do not: two pixels are at most
+    7 sqrt(2) pixels farther apart than the centers of their blocks.
+    """
+    below, beside = -extent.height % _BLOCK, -extent.width % _BLOCK
+    padded = cv2.copyMakeBorder(mask, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+    blocks = (padded.shape[1] // _BLOCK, padded.shape[0] // _BLOCK)
+    is_inside = (cv2.resize(padded, blocks, interpolation=cv2.INTER_AREA) == 255).astype(np.uint8)
+    known, (top, left) = _surrounded(is_inside, extent, extent, size)
+    if known.all():
+        return max(size)
+    place = _within(part, extent)
+    rows = slice(top + place.top // _BLOCK, top + (place.top + place.height - 1) // _BLOCK + 1)
+    columns = slice(left + place.left // _BLOCK, left + (place.left + place.width - 1) // _BLOCK + 1)
+    distance = cv2.distanceTransform(known, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[rows, columns]
+    return int(_BLOCK * float(distance.max()) + (_BLOCK - 1) * 2**0.5) + 1
+
+
+def _surrounded(inner: np.ndarray, near: Box, extent: Box, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return what `near` holds of a piece with a line of zeros where the piece ends there; and the lines before it.
+
+    What is next to the extent is outside the piece, and nearer than all beyond it; beyond the image there is nothing.
+    """
+    bottom, right = extent.top + extent.height, extent.left + extent.width
+    above, beside = int(near.top == extent.top > 0), int(near.left == extent.left > 0)
+    below = int(near.top + near.height == bottom < size[0])
+    beyond = int(near.left + near.width == right < size[1])
+    return cv2.copyMakeBorder(inner, above, below, beside, beyond, cv2.BORDER_CONSTANT, value=0), (above, beside)
 
 
 def _distance_without_outside(part: Box) -> np.ndarray:
