@@ -68,11 +68,12 @@ def from_windows(windows: Tensor, grid: tuple[int, int], window: tuple[int, int]
 
 class _PlainBlock(WindowBlock):
     def _inside(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        parts = (split_heads(part, self.heads) for part in (q, k, v))  # (B, n, M, N, D)
-        return x + from_windows(join_heads(attend(*parts, bias=self.bias.get_bias())), grid, self.window)
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))  # (B, n, M, N, D)
+        return x + from_windows(join_heads(attend(q, k, v, self.bias.get_bias())), grid, self.window)
 
     def _between(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        out = join_heads(attend(*(split_heads(part, self.heads) for part in (q, k, v))))
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
+        out = join_heads(attend(q, k, v))
         return spread_tokens(out, grid, (grid[0] * self.window[0], grid[1] * self.window[1]))
 
     def _placed(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -132,9 +133,9 @@ class PlainCrossFusion(CrossFusion):
         return from_windows(join_heads((q * scale @ k.transpose(-2, -1)) @ v), grid, self.query_window)
 
     def _between_windows(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], scale: float) -> Tensor:
-        parts = (split_heads(part, self.heads) for part in (q, k, v))
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         size = (grid[0] * self.query_window[0], grid[1] * self.query_window[1])
-        return spread_tokens(join_heads(attend(*parts, scale=scale)), grid, size)
+        return spread_tokens(join_heads(attend(q, k, v, scale=scale)), grid, size)
 
 
 class PlainWindowAttention(swin.WindowAttention):
@@ -143,7 +144,8 @@ class PlainWindowAttention(swin.WindowAttention):
     def _attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         added = bias if mask is None else mask[:, None] + bias
-        return attend(*qkv.unbind(0), bias=added)
+        q, k, v = qkv.unbind(0)
+        return attend(q, k, v, added)
 
 
 _FORMS: dict[type[nn.Module], type[nn.Module]] = {

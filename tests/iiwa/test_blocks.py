@@ -132,12 +132,12 @@ def test_every_query_window_gets_a_memory_window_of_its_own_and_the_best_sum() -
     tokens = noise(2, 5, 16, seed=3)
     matched = match(tokens, memory)
     for b in range(2):
-        chosen = [(memory.tokens[b] == token).all(dim=1).nonzero().item() for token in matched.tokens[b]]
+        chosen = [int((memory.tokens[b] == token).all(dim=1).nonzero().item()) for token in matched.tokens[b]]
         assert len(set(chosen)) == 5
         similarity = tokens[b] @ memory.tokens[b].T
-        total = float(similarity[range(5), chosen].sum())
+        total = float(similarity[torch.arange(5), chosen].sum())
         order = torch.Generator().manual_seed(0)
-        others = (similarity[range(5), torch.randperm(16, generator=order)[:5]].sum() for _ in range(200))
+        others = (similarity[torch.arange(5), torch.randperm(16, generator=order)[:5]].sum() for _ in range(200))
         assert total >= max(float(other) for other in others)
         for i in range(5):
             torch.testing.assert_close(matched.windows[b, i], memory.windows[b, chosen[i]], rtol=0, atol=0)
@@ -163,7 +163,7 @@ def test_gradients_reach_the_matched_memory_windows_only() -> None:
 
 def test_more_query_than_memory_windows_are_refused() -> None:
     block = CrossIIWA(16, (4, 4), 4)
-    with pytest.raises(InputError, match=r"query windows .*6.* memory windows|6 query windows"):
+    with pytest.raises(InputError, match=r"6 .*4 memory windows"):
         block(noise(1, 8, 12, 16), prepare_memory([noise(1, 8, 8, 16)], (4, 4)))
 
 

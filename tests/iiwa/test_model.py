@@ -32,6 +32,14 @@ def test_logits_have_stride_2_for_any_image_size(size: tuple[int, int], logits: 
     assert output.isfinite().all()
 
 
+def test_a_dilated_backbone_has_the_strides_of_the_published_one() -> None:
+    options = replace(TINY, backbone="resnet10t", backbone_output_stride=8, fusion_heads=(4, 8, 8))
+    model = IIWA(options, 3).eval()
+    assert model.backbone.strides == (4, 8, 8, 8)
+    with torch.no_grad():
+        assert model(noise(1, 3, 64, 97)).shape == (1, 3, 32, 52)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
 def test_other_backbones_get_windows_by_their_strides(name: str) -> None:
     model = IIWA(IIWAModel(backbone=name, pretrained=False, fusion_heads=(4, 8, 8), query_dim=32, embed_dim=32), 3)
@@ -46,7 +54,8 @@ def test_other_backbones_get_windows_by_their_strides(name: str) -> None:
 
 def test_a_backbone_with_other_levels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Levels:
-        channels, strides = (8, 16, 32), (4, 8, 16)
+        channels: tuple[int, ...] = (8, 16, 32)
+        strides: tuple[int, ...] = (4, 8, 16)
 
     monkeypatch.setattr("iiwa.model.create_backbone", lambda *_, **__: Levels())
     with pytest.raises(InputError, match=r"strides \[4, 8, 16\]; IIWA needs 4 levels"):
@@ -76,6 +85,7 @@ def test_heads_that_do_not_divide_the_channels_are_refused_by_their_option() -> 
         ("backbone_heads", (3, 3, 3, 3)),
         ("merge_strides", (4, 2, 3, 1)),
         ("fusion_rounds", 0),
+        ("backbone_output_stride", 8),
     ],
 )
 def test_impossible_options_are_refused_by_their_flag(option: str, value: object) -> None:
@@ -100,7 +110,7 @@ def test_the_auxiliary_loss_is_that_of_the_query_stem_weighed_by_the_recipe() ->
 
 def test_hard_pixels_are_the_default_and_class_weights_reach_both_losses() -> None:
     model = small_network(num_classes=3)
-    assert model.loss.settings.ohem
+    assert model.loss.settings == Loss(ohem=True)
     weighted = IIWA(TINY, 3, Loss(class_weight=(0.0, 0.0, 0.0)))
     losses = weighted.losses(noise(1, 3, 64, 64), Target(torch.zeros(1, 64, 64, dtype=torch.int64)), STEP)
     assert losses["decode.loss_ce"].item() == losses["aux_0.loss_ce"].item() == 0

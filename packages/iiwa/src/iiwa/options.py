@@ -30,7 +30,9 @@ class IIWAModel(Model):
     backbone_window: int = 0
     """Swin: side of the windows; 0 keeps that of --model.backbone."""
     backbone_drop_path: float = 0.3
-    """Drop-path rate of the backbone's last block, where the backbone has drop paths."""
+    """Swin: drop-path rate of the last block."""
+    backbone_output_stride: Literal[0, 8, 16] = 0
+    """ResNets and relatives: later levels keep this stride, dilated (8: strides 4, 8, 8, 8, as Swin's); 0 does not."""
     fusion: Literal["1", "2"] = "2"
     """Fusion block of the neck (published name out_type): 2 is cross-IIWA, 1 an early alternative."""
     fusion_rounds: int = 1
@@ -90,6 +92,8 @@ class IIWAModel(Model):
             check(is_valid, f"--model.{_flag(name)} needs {_STAGES} positive numbers or none, got {values}")
         for name in ("backbone_width", "backbone_window"):
             check(getattr(self, name) >= 0, f"--model.{_flag(name)} must not be negative, got {getattr(self, name)}")
+        is_own = self.backbone_output_stride == 0 or not self.backbone.startswith(_SWIN)
+        check(is_own, f"--model.backbone-output-stride is not for {self.backbone}; give --model.merge-strides 4 2 1 1")
         patch, *merges = self.merge_strides
         is_valid = patch >= 1 and set(merges) <= {1, 2}
         check(is_valid, f"--model.merge-strides needs a patch size and three strides 1 or 2, got {self.merge_strides}")
@@ -101,9 +105,9 @@ class IIWAModel(Model):
             )
 
     def backbone_changes(self) -> dict[str, Any]:
-        """Return what `create_backbone` is given beside the name: nothing for another backbone than Swin."""
+        """Return what `create_backbone` is given beside the name."""
         if not self.backbone.startswith(_SWIN):
-            return {}
+            return {"output_stride": self.backbone_output_stride} if self.backbone_output_stride else {}
         changes = {
             "merge_strides": self.merge_strides,
             "drop_path_rate": self.backbone_drop_path,

@@ -93,23 +93,20 @@ _FROM_S = "starts from s-cityscapes-coarse: --load-from its last.safetensors; mu
 _FROM_B = "starts from b-cityscapes-coarse: --load-from its last.safetensors; multi-scale + flip"
 
 _TINY = IIWAModel(
-    backbone="swin_tiny_patch4_window7_224",
+    backbone="resnet10t",
     pretrained=False,
     backbone_norm="batch",
-    backbone_width=24,
-    backbone_depths=(1, 1, 2, 1),
-    backbone_heads=(1, 2, 4, 8),
-    backbone_drop_path=0.0,
-    fusion_heads=(2, 4, 8),
+    backbone_output_stride=16,
+    fusion_heads=(4, 8, 8),
     fusion_dropout=0.0,
-    embed_dim=64,
-    query_dim=64,
+    embed_dim=96,
+    query_dim=96,
     decoder_depth=2,
     decoder_heads=4,
     decoder_window=(4, 4),
     decoder_drop_path=0.0,
 )
-"""A network that learns from scratch in minutes."""
+"""A network that learns from scratch in minutes; a Swin of this cost learns too slowly without ImageNet."""
 
 RECIPES: dict[str, Recipe] = {
     "s-ade20k": _recipe(_ADE_SLIDE, IIWA_S, _ADE, batch=16, published=Published(miou=48.30, note=_README)),
@@ -219,7 +216,7 @@ RECIPES: dict[str, Recipe] = {
         augment=Augment(scale=(256, 192), ratio=(0.75, 1.25), crop=(128, 192)),
         loss=Loss(),
         optim=Optim(lr=2e-3, weight_decay=0.01, decay_mult=_NO_DECAY),
-        schedule=Schedule(iterations=600, warmup=40, warmup_ratio=1e-2),
+        schedule=Schedule(iterations=800, warmup=40, warmup_ratio=1e-2),
         evaluate=Evaluate(scale=(256, 192)),
         run=Run(log_interval=20, eval_interval=200, save_interval=400),
         published=Published(note="generated scenes, from scratch; the demo"),
@@ -229,8 +226,8 @@ RECIPES: dict[str, Recipe] = {
         data=Data(dataset="camvid", batch=8, workers=1, test_split="test"),
         augment=Augment(scale=(480, 360), ratio=(0.75, 1.5), crop=(224, 320)),
         loss=Loss(),
-        optim=Optim(lr=1e-3, weight_decay=0.01, decay_mult=_NO_DECAY),
-        schedule=Schedule(iterations=2000, warmup=100, warmup_ratio=1e-2),
+        optim=Optim(lr=2e-3, weight_decay=0.01, decay_mult=_NO_DECAY),
+        schedule=Schedule(iterations=1500, warmup=100, warmup_ratio=1e-2),
         evaluate=Evaluate(scale=(480, 360)),
         run=Run(log_interval=50, eval_interval=500, save_interval=500),
         published=Published(note="11 classes, from scratch"),
