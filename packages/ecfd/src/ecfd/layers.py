@@ -20,7 +20,7 @@ class ConvBR(nn.Sequential):
 class ConvBROfMaps(ConvBR):
     """3x3 `ConvBR` of the concatenation of several maps, all resized bilinearly to one size first.
 
-    Neither the resized maps nor their concatenation are made: see `conv_of_resized`.
+    On a CPU neither the enlarged maps nor their concatenation are made: see `conv_of_resized`.
 
     Args:
         in_channels: of all maps together.
@@ -37,12 +37,7 @@ class ConvBROfMaps(ConvBR):
     def forward(self, *maps: Tensor, size: Size) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         conv, norm, act = self
         assert isinstance(conv, nn.Conv2d)
-        weights = conv.weight.split([x.shape[1] for x in maps], dim=1)
-        total = None
-        for x, weight in zip(maps, weights, strict=True):
-            part = conv_of_resized(x, weight, size, align_corners=self.align_corners)
-            total = part if total is None else total + part
-        assert total is not None
+        total = conv_of_resized(maps, conv.weight, size, align_corners=self.align_corners)
         if conv.bias is not None:  # of a folded norm
             total = total + conv.bias[:, None, None]
         return act(norm(total))

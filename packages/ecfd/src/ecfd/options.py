@@ -16,7 +16,7 @@ class ECFDModel(Model):
     """ECFD on any backbone with at least four feature levels; the last four are used."""
 
     head: Head = "ecfd"
-    """ecfd: the paper's. patch4: without RCE. fpn: without blocks. general_fpn, general, spatial: strategies 1, 2, 3."""
+    """ecfd: the paper's. patch4: without RCE. fpn: without blocks. general_fpn, general, spatial: strategies 1 to 3."""
     embed_dim: int = 192
     """Channels of the tokens (E): tiny 192, small 384, base 768, large 1024."""
     heads: int = 6

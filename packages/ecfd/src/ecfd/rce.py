@@ -54,7 +54,7 @@ class RCE(nn.Module):
     def __init__(self, in_channels: tuple[int, int, int], width: int, out_channels: int) -> None:
         super().__init__()
         second, third, fourth = in_channels
-        # level 4's is a transposed convolution as published: its matrix lies the other way round, with its initial scale
+        # level 4's is a transposed convolution as published: its matrix lies the other way round, so its start differs
         last = nn.ConvTranspose2d(fourth, width, 1)
         self.embeddings = nn.ModuleList([nn.Conv2d(second, width, 1), nn.Conv2d(third, width, 1), last])
         self.fuse = nn.Conv2d(3 * width, out_channels, 1)
