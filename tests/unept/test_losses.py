@@ -176,6 +176,11 @@ def test_settings_that_these_losses_lack_are_refused(changes: dict[str, float]) 
         RefinementLoss(Loss(**changes))  # pyright: ignore[reportArgumentType]
 
 
+def test_another_number_of_class_weights_than_classes_is_refused() -> None:
+    with pytest.raises(InputError, match="2 values for 3 classes"):
+        RefinementLoss(Loss(class_weight=(1.0, 2.0)))(*_said(1, 16, 16, 3), random_target(1, 16, 16, 3))
+
+
 def test_a_target_without_boundary_maps_is_refused() -> None:
     target = Target(torch.zeros(1, 16, 16, dtype=torch.int64))
     with pytest.raises(ValueError, match="expected boundary_distance and boundary_angle"):

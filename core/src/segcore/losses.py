@@ -151,6 +151,14 @@ class SegmentationLoss(nn.Module):
         weight = torch.tensor(settings.class_weight, dtype=torch.float32) if settings.class_weight else None
         self.register_buffer("class_weight", weight, persistent=False)
 
+    def check_classes(self, logits: Tensor) -> None:
+        """Raise an `InputError` where the number of class weights is not that of the logits (B, K, ...)."""
+        if self.class_weight is not None and len(self.class_weight) != logits.shape[1]:
+            raise InputError(
+                f"--loss.class-weight has {len(self.class_weight)} values for {logits.shape[1]} classes;"
+                " give one per class, or none"
+            )
+
     def forward(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
         """Return "loss_ce" and, if the recipe weighs it, "loss_dice".
 
@@ -158,11 +166,7 @@ class SegmentationLoss(nn.Module):
             logits (B, K, H, W) at label size, label (B, H, W) int64, 255 = ignore -> scalars, float32
         """
         settings = self.settings
-        if self.class_weight is not None and len(self.class_weight) != logits.shape[1]:
-            raise InputError(
-                f"--loss.class-weight has {len(self.class_weight)} values for {logits.shape[1]} classes;"
-                " give one per class, or none"
-            )
+        self.check_classes(logits)
         with torch.autocast(logits.device.type, enabled=False):
             logits = at_least_float32(logits)
             pixel_weight = None

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from segcore.errors import check
-from segcore.losses import IGNORE, at_least_float32, cross_entropy
+from segcore.losses import IGNORE, SegmentationLoss, at_least_float32, cross_entropy
 from segcore.recipe import Loss
 from segcore.segmentor import Target
 from unept.ops import DIRECTIONS, NUM_DIRECTIONS, shifted_pixels
@@ -73,7 +73,7 @@ def rarity_weights(label: Tensor, num_classes: int) -> Tensor:
     return 1 - counts.float() / counts.sum().clamp(min=1)
 
 
-class RefinementLoss(nn.Module):
+class RefinementLoss(SegmentationLoss):
     """The four losses, unweighted.
 
     Args:
@@ -81,22 +81,21 @@ class RefinementLoss(nn.Module):
         void_is_boundary: off leaves pixels without a label out of the boundary losses.
 
     Raises:
-        InputError: for settings that this loss does not have.
+        InputError: for settings that this loss does not have; in the first call, for a wrong number of class weights.
     """
 
     directions: Tensor
-    class_weight: Tensor | None
 
     def __init__(self, settings: Loss, *, void_is_boundary: bool = True) -> None:
-        super().__init__()
+        super().__init__(settings)
         check(not settings.ohem, "--loss.ohem: UN-EPT's losses have no selection of hard pixels; leave it off")
         check(settings.dice == 0, "--loss.dice: UN-EPT has no dice loss; leave it at 0")
-        self.settings, self.void_is_boundary = settings, void_is_boundary
+        self.void_is_boundary = void_is_boundary
         self.register_buffer("directions", torch.tensor(DIRECTIONS), persistent=False)
-        weight = torch.tensor(settings.class_weight, dtype=torch.float32) if settings.class_weight else None
-        self.register_buffer("class_weight", weight, persistent=False)
 
-    def forward(self, logits: Tensor, boundary: Tensor, direction: Tensor, target: Target) -> dict[str, Tensor]:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, logits: Tensor, boundary: Tensor, direction: Tensor, target: Target
+    ) -> dict[str, Tensor]:
         """Return "ce", "boundary", "direction" and "refined", each a float32 scalar.
 
         Args:
@@ -107,6 +106,7 @@ class RefinementLoss(nn.Module):
         """
         if target.boundary_distance is None or target.boundary_angle is None:
             raise ValueError("UN-EPT trains on boundary maps: expected boundary_distance and boundary_angle, got None")
+        self.check_classes(logits)
         with torch.autocast(logits.device.type, enabled=False):
             logits, boundary, direction = (at_least_float32(part) for part in (logits, boundary, direction))
             targets = self.boundary_targets(boundary, target)

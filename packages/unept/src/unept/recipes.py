@@ -64,9 +64,9 @@ RECIPES: dict[str, Recipe] = {
         data=Data(dataset="camvid", batch=8, workers=1, test_split="test"),
         augment=Augment(scale=(480, 360), ratio=(0.75, 1.5), crop=(224, 224)),
         optim=Optim(lr=1e-3, weight_decay=1e-2),
-        schedule=Schedule(iterations=1600, warmup=100, warmup_ratio=1e-2),
+        schedule=Schedule(iterations=1200, warmup=100, warmup_ratio=1e-2),
         evaluate=Evaluate(mode="slide", crop=(224, 224), stride=(136, 128), pad_window=True, scale=(480, 360)),
-        run=Run(log_interval=50, eval_interval=400, save_interval=400),
+        run=Run(log_interval=50, eval_interval=300, save_interval=300),
         published=Published(note="11 classes, from scratch; windows of 224 pixels"),
     ),
 }
