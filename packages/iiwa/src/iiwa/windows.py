@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor
 
 _TEMPERATURE = 10_000
@@ -42,7 +42,8 @@ def to_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
 
 def window_means(x: Tensor, window: tuple[int, int]) -> Tensor:
     """Return one token per window: (B, n_h * w_h, n_w * w_w, C) -> (B, n, C)."""
-    return reduce(x, "b (gh wh) (gw ww) c -> b (gh gw) c", "mean", wh=window[0], ww=window[1])
+    means = F.avg_pool2d(x.permute(0, 3, 1, 2), window)  # many times faster on a CPU than a mean over two axes
+    return rearrange(means, "b c gh gw -> b (gh gw) c")
 
 
 def spread_tokens(tokens: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
