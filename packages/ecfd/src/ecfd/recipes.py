@@ -121,13 +121,13 @@ RECIPES: dict[str, Recipe] = {
     **{f"{row[2]}-{row[1]}-{row[0]}": _row(row) for row in _ROWS},
     **_ABLATIONS,
     "toy": Recipe(
-        model=replace(_SMALL_MODEL, position_grid=(40, 56)),
+        model=replace(_SMALL_MODEL, position_grid=(32, 48)),
         data=Data(dataset="toy", batch=8, workers=1, image_size=(192, 256), test_split="test"),
-        augment=Augment(scale=(256, 192), ratio=(0.75, 1.5), crop=(160, 224)),
+        augment=Augment(scale=(256, 192), ratio=(0.75, 1.5), crop=(128, 192)),
         optim=Optim(lr=2e-3, weight_decay=0.01),
-        schedule=Schedule(iterations=750, warmup=20, warmup_ratio=1e-2),
+        schedule=Schedule(iterations=500, warmup=20, warmup_ratio=1e-2),
         evaluate=Evaluate(scale=(256, 192)),
-        run=Run(log_interval=20, eval_interval=150, save_interval=300),
+        run=Run(log_interval=20, eval_interval=250, save_interval=250),
         published=Published(note="generated scenes, from scratch; the demo"),
     ),
     "camvid": Recipe(
