@@ -126,12 +126,10 @@ def test_all_norms_of_the_head_are_synchronized_and_the_backbone_follows_its_opt
     everywhere, head_only = small_network(), small_network(backbone_norm="batch")
     norms = [m for m in everywhere.modules() if isinstance(m, nn.BatchNorm2d)]
     assert synchronized_norms(everywhere) == set(norms)
-    assert synchronized_norms(head_only) == {
-        m
-        for part in (head_only.head, head_only.auxiliary)
-        for m in part.modules()
-        if isinstance(m, nn.BatchNorm2d)  # pyright: ignore[reportOptionalMemberAccess]
-    }
+    assert head_only.auxiliary is not None
+    parts = (head_only.head, head_only.auxiliary)
+    outside = {m for part in parts for m in part.modules() if isinstance(m, nn.BatchNorm2d)}
+    assert synchronized_norms(head_only) == outside
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
     print(f"{paper.name} {options.recipe}, 1x3x{size[0]}x{size[1]}: {counted}")
     published = recipe.published
     if published.params is not None and published.gmacs is not None:
-        print(f"published: {published.params:g} M parameters, {published.gmacs:g} GMACs")
+        note = f" ({published.note})" if published.note else ""
+        print(f"published: {published.params:g} M parameters, {published.gmacs:g} GMACs{note}")
     return 0
 
 

@@ -65,9 +65,11 @@ class RCE(nn.Module):
         assert self.fuse.bias is not None
         matrices, bias = [], self.fuse.bias
         for fuse, embedding in zip(self.fuse.weight[:, :, 0, 0].chunk(3, dim=1), self.embeddings, strict=True):
-            weight, shift = embedding.weight[:, :, 0, 0], embedding.bias
+            assert isinstance(embedding, nn.Conv2d | nn.ConvTranspose2d)
+            assert embedding.bias is not None
+            weight = embedding.weight[:, :, 0, 0]
             matrices.append(fuse @ (weight.T if isinstance(embedding, nn.ConvTranspose2d) else weight))
-            bias = bias + fuse @ shift
+            bias = bias + fuse @ embedding.bias
         return matrices, bias
 
     def forward(self, second: Tensor, third: Tensor, fourth: Tensor) -> Tensor:
