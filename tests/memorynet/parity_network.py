@@ -165,7 +165,7 @@ def _compare_step(case: ParityCase, model: MemoryNet) -> Iterator[Comparison]:
     terms = model.losses(images, Target(label), step)
     total = torch.stack([value for name, value in terms.items() if "loss" in name]).sum()
     yield from _compare_terms(case, {**terms, "total": total})
-    norm = model.head.classify.transform.bn
+    norm: Any = model.head.classify.transform.bn
     after = {
         "memory_after": model.head.memory.rows,
         "stage2_bn_running_mean": norm.running_mean,

@@ -26,7 +26,9 @@ def _network(case: ParityCase) -> nn.Conv2d:
 
 
 def _protocol(given: Mapping[str, Any]) -> Evaluate:
-    windows = {"crop": tuple(given["crop"]), "stride": tuple(given["stride"])} if given["mode"] == "slide" else {}
+    windows: dict[str, Any] = {}
+    if given["mode"] == "slide":
+        windows = {"crop": tuple(given["crop"]), "stride": tuple(given["stride"])}
     return Evaluate(
         family="S",
         mode=given["mode"],

@@ -92,7 +92,7 @@ def test_the_loss_is_averaged_over_labeled_pixels() -> None:
 def test_the_consistency_loss_starts_in_the_second_epoch_and_reads_the_updated_memory() -> None:
     model, (images, target) = small_network(consistency_loss=1.0).train(), batch_of(64, 64)
     assert "memory.loss_consistency" not in model.losses(images, target, STEP._replace(epoch=1))
-    norm = model.head.classify.transform.bn
+    norm: Any = model.head.classify.transform.bn
     steps = int(norm.num_batches_tracked)
     terms = model.losses(images, target, STEP)
     assert int(norm.num_batches_tracked) == steps + 2  # the final classifier's norm sees the rows, too
@@ -108,7 +108,8 @@ def test_the_reduction_runs_once_with_the_statistics_of_four_times() -> None:
     norm = levels.reduction.bn
     assert isinstance(norm, nn.BatchNorm2d)
     joined = torch.cat([maps[0], F.interpolate(maps[1], size=(9, 11), mode="bilinear")], dim=1)
-    seen, expected = levels.reduction.conv(joined), torch.zeros(10)
+    conv: Any = levels.reduction.conv
+    seen, expected = conv(joined), torch.zeros(10)
     for _ in range(4):
         expected = 0.9 * expected + 0.1 * seen.mean(dim=(0, 2, 3))
     torch.testing.assert_close(norm.running_mean, expected)
@@ -158,7 +159,7 @@ def test_initial_weights_are_those_of_plain_pytorch() -> None:
     torch.manual_seed(0)
     model = MemoryNet(SMALL, num_classes=5)
     assert isinstance(model.head.first, FirstHead)
-    conv = model.head.first.bottleneck.conv
+    conv: Any = model.head.first.bottleneck.conv
     bound = conv.weight[0].numel() ** -0.5
     assert 0.95 * bound < float(conv.weight.detach().abs().max()) <= bound
     assert float(model.auxiliary[0].classifier.weight.detach().std()) == pytest.approx((1 / 48) ** 0.5, rel=0.2)  # pyright: ignore

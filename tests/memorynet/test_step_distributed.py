@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -22,6 +18,7 @@ from segcore.recipe import Recipe
 from segcore.segmentor import Target
 from segcore.trainer import Trainer
 from tests.memorynet.networks import SMALL, batch_of
+from tests.memorynet.two_processes import run_two
 
 RULES: tuple[Literal["ranks", "joint"], ...] = ("ranks", "joint")
 STEPS = 3
@@ -80,24 +77,7 @@ def main(out: str) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes ended with, by rule."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    folder = tmp_path_factory.mktemp("ranks")
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.memorynet.test_step_distributed", str(folder / f"{rank}.pt")],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return run_two("tests.memorynet.test_step_distributed", tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from torch import Tensor
 
 from memorynet.ops import average_over_ranks, present_classes, update_memory
 from segcore import distributed
+from tests.memorynet.two_processes import run_two
 
 DEFINITION = Path(__file__).parents[2] / "bench" / "baselines" / "memory_update.py"
 CLASSES, CHANNELS = 12, 5
@@ -55,23 +53,7 @@ def main(out: str) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     """What each of two processes computed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    folder = tmp_path_factory.mktemp("ranks")
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder / f"{rank}.pt")],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return run_two("tests.memorynet.test_update_distributed", tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
