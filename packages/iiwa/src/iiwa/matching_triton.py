@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_LANES_PER_WARP = 256  # 8 memory windows per thread: enough to hide latency, and nothing of the inner loop spills
+_LANES_PER_WARP = 256  # 8 memory windows per thread; chosen by the registers of the compiled code, not yet timed
 _MAX_WARPS = 32
 _CLOSED = tl.constexpr(2147483647)  # rank of a memory window that this search has settled
 
