@@ -47,8 +47,8 @@ def _recipe(data: str, backbone: str, model: ECFDModel, published: Published) ->
 
 
 _Row = tuple[str, str, str, float, float, float, float, str]
-_REPEATED = "README repeats the R101 row; the logs say {}"
-_BATCH = "; its GMACs count the backbone's norms, as --model.backbone-norm batch does: {}"
+_REPEATED = "README repeats the R101 row; logs {}"
+_BATCH = "; GMACs with the backbone's norms counted (--model.backbone-norm batch): {}"
 # data, backbone, size, mIoU, mIoU ms + flip, parameters in M, GMACs, note
 _ROWS: tuple[_Row, ...] = (
     ("cityscapes", "r50", "tiny", 79.91, 81.18, 41, 206, "log: last 79.91, best 80.06 at 72k"),

@@ -48,8 +48,7 @@ def conv_of_resized(maps: Sequence[Tensor], weight: Tensor, size: Size, *, align
 def _pays(x: Tensor, size: Size) -> bool:
     height, width = size_of(x)
     is_enlarged = size[0] >= height and size[1] >= width
-    is_here = x.device.type in ("cpu", "meta")
-    return is_here and is_enlarged and size[0] * size[1] >= _LEAST_ENLARGEMENT * height * width
+    return x.device.type == "cpu" and is_enlarged and size[0] * size[1] >= _LEAST_ENLARGEMENT * height * width
 
 
 def _resize(x: Tensor, size: Size, align_corners: bool) -> Tensor:
