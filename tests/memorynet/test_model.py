@@ -237,7 +237,12 @@ def test_a_backbone_of_one_level_needs_the_auxiliary_head_switched_off(monkeypat
 
     monkeypatch.setattr("memorynet.model.create_backbone", lambda *_, **__: OneLevel(3, 8, 16, 16))
     with pytest.raises(InputError, match=r"1 feature level; .* --model\.auxiliary false"):
-        MemoryNet(MemoryNetModel(backbone="one"), num_classes=3)
+        MemoryNet(SMALL, num_classes=3)
+
+
+def test_layers_of_what_is_no_transformer_are_refused() -> None:
+    with pytest.raises(InputError, match=r"resnet18 is no plain transformer, which --model\.transformer-layers"):
+        small_network(transformer_layers=(3, 6))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+import timm.models
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,7 +15,8 @@ from memorynet.head import FirstHead, MemoryHead
 from memorynet.levels import ConcatenatedLevels, LastLevel, NormalizedLevels
 from memorynet.memory import MemorySettings
 from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
-from segcore.backbones import Backbone, create_backbone
+from segcore.backbones import Backbone, create_backbone, plain
+from segcore.backbones.pretrained import check_name
 from segcore.errors import InputError
 from segcore.heads.fcn import FCNHead
 from segcore.losses import IGNORE, SegmentationLoss, at_least_float32, pixel_accuracy
@@ -174,9 +176,14 @@ class MemoryNet(MemorySegmentor):
 
 
 def _backbone(options: MemoryNetModel) -> Backbone:
-    changes: dict[str, Any] = {}
-    if options.output_stride:
-        changes["output_stride"] = options.output_stride
+    check_name(options.backbone)
+    changes: dict[str, Any] = {"output_stride": options.output_stride}
+    is_transformer = timm.models.is_model_in_modules(options.backbone, plain.MODULES)
+    if (options.transformer_layers or options.image_size) and not is_transformer:
+        raise InputError(
+            f"--model.backbone {options.backbone} is no plain transformer, which --model.transformer-layers and "
+            "--model.image-size are for; start from a recipe of another backbone"
+        )
     if options.transformer_layers:
         changes |= {"layers": options.transformer_layers, "position_resize": "bilinear"}
     if options.image_size:

@@ -28,9 +28,8 @@ class MemoryNetModel(Model):
     levels: Literal["last", "concatenated", "layers"] = "last"
     """What the head sees. last: the deepest map, the one before it feeds the auxiliary head. concatenated: all maps at
     the finest size (HRNet). layers: normalized maps of one size (ViT), all but the last feed auxiliary heads."""
-    output_stride: Literal[0, 8, 16, 32] = 0
-    """Largest stride of a ResNet's or ResNeSt's maps, the later ones dilated (published: 8); 0 leaves the backbone's
-    own."""
+    output_stride: Literal[8, 16, 32] = 32
+    """Largest stride of the maps of a ResNet or its relatives, the later ones dilated (published: 8)."""
     transformer_layers: tuple[int, ...] = ()
     """Layers of a plain transformer that give maps, from 1 (ViT-L: 10, 15, 20, 24)."""
     image_size: int = 0
