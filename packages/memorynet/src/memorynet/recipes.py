@@ -191,9 +191,9 @@ RECIPES: dict[str, Recipe] = {
         augment=Augment(family="S", scale=(256, 192), ratio=(0.75, 1.5), crop=(160, 224)),
         loss=_LOSS,
         optim=Optim(lr=2e-3, weight_decay=0.01),
-        schedule=Schedule(iterations=500, family="S", warmup=20, warmup_ratio=1e-2),
+        schedule=Schedule(iterations=700, family="S", warmup=20, warmup_ratio=1e-2),
         evaluate=Evaluate(family="S", scale=(256, 192)),
-        run=Run(log_interval=20, eval_interval=250, save_interval=250),
+        run=Run(log_interval=20, eval_interval=350, save_interval=350),
         published=Published(note="generated scenes, from scratch; the demo"),
     ),
     "camvid": Recipe(
