@@ -33,6 +33,7 @@ _CITYSCAPES_WEIGHTS = (
 # fmt: on
 _OHEM = Loss(ohem=True, ohem_threshold=0.7, ohem_min_kept=100_000)
 _OHEM_CITYSCAPES = replace(_OHEM, class_weight=_CITYSCAPES_WEIGHTS)
+_OHEM_SMALL = replace(_OHEM, ohem_min_kept=2000)
 _NO_DECAY = {"norm": 0.0, "absolute_pos_embed": 0.0, "relative_position_bias_table": 0.0}
 
 
@@ -96,7 +97,7 @@ _TINY = IIWAModel(
     backbone="resnet10t",
     pretrained=False,
     backbone_norm="batch",
-    backbone_output_stride=16,
+    backbone_output_stride=8,
     fusion_heads=(4, 8, 8),
     fusion_dropout=0.0,
     embed_dim=96,
@@ -214,22 +215,22 @@ RECIPES: dict[str, Recipe] = {
         model=_TINY,
         data=Data(dataset="toy", batch=8, workers=1, image_size=(192, 256), test_split="test"),
         augment=Augment(scale=(256, 192), ratio=(0.75, 1.25), crop=(128, 192)),
-        loss=Loss(),
+        loss=_OHEM_SMALL,
         optim=Optim(lr=2e-3, weight_decay=0.01, decay_mult=_NO_DECAY),
-        schedule=Schedule(iterations=800, warmup=40, warmup_ratio=1e-2),
+        schedule=Schedule(iterations=600, warmup=40, warmup_ratio=1e-2),
         evaluate=Evaluate(scale=(256, 192)),
-        run=Run(log_interval=20, eval_interval=200, save_interval=400),
+        run=Run(log_interval=20, eval_interval=200, save_interval=300),
         published=Published(note="generated scenes, from scratch; the demo"),
     ),
     "camvid": Recipe(
         model=_TINY,
         data=Data(dataset="camvid", batch=8, workers=1, test_split="test"),
-        augment=Augment(scale=(480, 360), ratio=(0.75, 1.5), crop=(224, 320)),
-        loss=Loss(),
+        augment=Augment(scale=(480, 360), ratio=(0.75, 1.5), crop=(192, 256)),
+        loss=_OHEM_SMALL,
         optim=Optim(lr=2e-3, weight_decay=0.01, decay_mult=_NO_DECAY),
-        schedule=Schedule(iterations=1500, warmup=100, warmup_ratio=1e-2),
+        schedule=Schedule(iterations=1000, warmup=100, warmup_ratio=1e-2),
         evaluate=Evaluate(scale=(480, 360)),
-        run=Run(log_interval=50, eval_interval=500, save_interval=500),
+        run=Run(log_interval=50, eval_interval=250, save_interval=250),
         published=Published(note="11 classes, from scratch"),
     ),
 }
