@@ -80,7 +80,7 @@ def plain_form(model: nn.Module, image: np.ndarray, protocol: Evaluate) -> np.nd
         view = pixels if ratio == 1 else F.interpolate(pixels, scale_factor=ratio, mode="bilinear")
         for scores in (windows(model, view, protocol), _mirrored(windows(model, _mirrored(view), protocol))):
             outputs.append(F.interpolate(scores, size=size, mode="bilinear").cpu())
-    return torch.cat(outputs).mean(dim=0).argmax(dim=0).numpy()
+    return (sum(outputs[1:], outputs[0]) / len(outputs)).argmax(dim=1)[0].numpy()
 
 
 def ours(model: nn.Module, image: np.ndarray, protocol: Evaluate) -> np.ndarray:

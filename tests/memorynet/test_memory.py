@@ -52,6 +52,17 @@ def test_the_attention_equals_its_formula() -> None:
     torch.testing.assert_close(attention(query, key_map), attention.out(context))
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_attention_never_holds_the_weights_of_all_pairs(memory_format: torch.memory_format) -> None:
+    attention = Attention(CHANNELS, 8, "ReLU").to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+    pixels = random(2, CHANNELS, 16, 18).contiguous(memory_format=memory_format)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        attention(pixels, pixels).sum().backward()
+    kernels = [event.key for event in profile.key_averages() if "_scaled_dot_product" in event.key]
+    assert kernels
+    assert not any("math" in kernel for kernel in kernels), kernels
+
+
 @pytest.mark.parametrize("gradient", ["updated", "clean"])
 def test_the_gradient_is_that_of_a_memory_overwritten_before_the_backward_pass(gradient: str) -> None:
     read, (pixels, logits, rows) = _read(gradient=gradient).train(), _inputs()

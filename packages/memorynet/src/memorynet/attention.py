@@ -74,7 +74,9 @@ class Attention(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         height, width = query.shape[-2:]
-        q, k, v = (rearrange(x, "b c h w -> b 1 (h w) c") for x in (self.query(query), key, value))
+        maps = (self.query(query), key, value)
+        # contiguous: torch's kernels that never hold the (N, N) weights want the channels side by side
+        q, k, v = (rearrange(x, "b c h w -> b 1 (h w) c").contiguous() for x in maps)
         context = F.scaled_dot_product_attention(q, k, v)  # scale width ** -0.5
         return self.out(rearrange(context, "b 1 (h w) c -> b c h w", h=height, w=width))
 

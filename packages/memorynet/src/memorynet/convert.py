@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from memorynet.context import PyramidPooling
+from memorynet.model import MemorySegmentor
 from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
 from segcore.backbones.hrnet import HRNet
 from segcore.backbones.resnet_names import RENAMES as RESNET_RENAMES
@@ -82,10 +84,6 @@ def _auxiliary(heads: int, num_convs: int) -> tuple[tuple[str, str], ...]:
 
 def name_map(model: Segmentor) -> NameMap:
     """Return the published names of a network; those of other backbones than the published ones are timm's."""
-    # here, not at the top: the network's modules are what the map is about
-    from memorynet.context import PyramidPooling
-    from memorynet.model import MemorySegmentor
-
     assert isinstance(model, MemorySegmentor)
     heads = [head for head in model.auxiliary or () if isinstance(head, FCNHead)]
     context = "ppm" if isinstance(model.head.context, PyramidPooling) else ""

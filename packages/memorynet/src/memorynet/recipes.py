@@ -71,8 +71,8 @@ def _recipe(fragment: Fragment, model: MemoryNetModel, training: _Training, publ
 
 def _figures(miou: float | None, miou_ms: float, measured: float | None, params: float, note: str = "") -> Published:
     """Return published figures; `measured` is what the authors' later release measured with the same weights."""
-    parts = [f"measured again later: {measured:.2f} ms + flip" if measured is not None and measured != miou_ms else ""]
-    text = "; ".join(part for part in (*parts, note) if part)
+    again = "" if measured in (None, miou_ms) else f"measured again later: {measured:.2f} ms + flip"
+    text = "; ".join(part for part in (again, note) if part)
     return Published(miou=miou, miou_ms=miou_ms, params=params, note=text)
 
 
