@@ -134,9 +134,9 @@ RECIPES: dict[str, Recipe] = {
         data=Data(dataset="toy", batch=8, workers=1, image_size=(192, 256), test_split="test"),
         augment=Augment(scale=(256, 192), ratio=(0.75, 1.5), crop=(128, 192)),
         optim=Optim(lr=2e-3, weight_decay=0.01),
-        schedule=Schedule(iterations=500, warmup=20, warmup_ratio=1e-2),
+        schedule=Schedule(iterations=900, warmup=20, warmup_ratio=1e-2),
         evaluate=Evaluate(scale=(256, 192)),
-        run=Run(log_interval=20, eval_interval=250, save_interval=250),
+        run=Run(log_interval=20, eval_interval=300, save_interval=300),
         published=Published(note="generated scenes, from scratch; the demo"),
     ),
     "camvid": Recipe(
