@@ -33,7 +33,7 @@ _CITYSCAPES_WEIGHTS = (
 # fmt: on
 _OHEM = Loss(ohem=True, ohem_threshold=0.7, ohem_min_kept=100_000)
 _OHEM_CITYSCAPES = replace(_OHEM, class_weight=_CITYSCAPES_WEIGHTS)
-_OHEM_SMALL = replace(_OHEM, ohem_min_kept=2000)
+_SMALL_LOSS = replace(_OHEM, ohem_min_kept=2000, dice=1.0)  # dice: poles and persons are few pixels
 _NO_DECAY = {"norm": 0.0, "absolute_pos_embed": 0.0, "relative_position_bias_table": 0.0}
 
 
@@ -215,18 +215,18 @@ RECIPES: dict[str, Recipe] = {
         model=_TINY,
         data=Data(dataset="toy", batch=8, workers=1, image_size=(192, 256), test_split="test"),
         augment=Augment(scale=(256, 192), ratio=(0.75, 1.25), crop=(128, 192)),
-        loss=_OHEM_SMALL,
+        loss=_SMALL_LOSS,
         optim=Optim(lr=2e-3, weight_decay=0.01, decay_mult=_NO_DECAY),
-        schedule=Schedule(iterations=600, warmup=40, warmup_ratio=1e-2),
+        schedule=Schedule(iterations=800, warmup=40, warmup_ratio=1e-2),
         evaluate=Evaluate(scale=(256, 192)),
-        run=Run(log_interval=20, eval_interval=200, save_interval=300),
+        run=Run(log_interval=20, eval_interval=200, save_interval=400),
         published=Published(note="generated scenes, from scratch; the demo"),
     ),
     "camvid": Recipe(
         model=_TINY,
         data=Data(dataset="camvid", batch=8, workers=1, test_split="test"),
         augment=Augment(scale=(480, 360), ratio=(0.75, 1.5), crop=(192, 256)),
-        loss=_OHEM_SMALL,
+        loss=_SMALL_LOSS,
         optim=Optim(lr=2e-3, weight_decay=0.01, decay_mult=_NO_DECAY),
         schedule=Schedule(iterations=1000, warmup=100, warmup_ratio=1e-2),
         evaluate=Evaluate(scale=(480, 360)),
