@@ -53,6 +53,19 @@ def test_every_level_has_the_promised_channels_and_stride(name: str, size: tuple
         assert abs(level.shape[-1] - width / stride) < 1
 
 
+@pytest.mark.parametrize("size", [(1, 1), (5, 70), (33, 31)])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "convnext_atto", "pvt_v2_b0", "vgg11", "resnest14d", "hrnet_w18_small", "mobilenetv3_small_050"]
+)
+def test_the_smallest_images_have_a_legal_size(name: str, size: tuple[int, int]) -> None:
+    backbone = create_backbone(name, pretrained=False).eval()
+    height, width = backbone.legal_size(*size)
+    assert height >= size[0]
+    assert width >= size[1]
+    with torch.no_grad():
+        assert all(level.numel() > 0 for level in backbone(_image(height, width)))
+
+
 def test_a_plain_transformer_takes_another_size_than_it_was_built_for() -> None:
     backbone = create_backbone("vit_tiny_patch16_224", pretrained=False).eval()
     with torch.no_grad():

@@ -19,6 +19,8 @@ _WINDOWED = ("swin_transformer_v2",)
 """timm's files whose models take any multiple of their patch when told not to insist on their training size."""
 _ANY_SIZE = ("resnet", "resnetv2", "regnet", "convnext", "efficientnet", "mobilenetv3", "pvt_v2", "vgg")
 """timm's files whose models take any size: each level rounds by itself, and no two are added."""
+_UNPADDED = ("convnext", "pvt_v2", "vgg")
+"""timm's files whose models shrink their maps without padding: no side may be shorter than the coarsest stride."""
 
 
 class HierarchicalBackbone(Backbone):
@@ -46,6 +48,7 @@ class HierarchicalBackbone(Backbone):
         is_any_size = timm.models.is_model_in_modules(name, _ANY_SIZE)
         # 32 for the families that nobody has looked at: some add levels and need them to match
         self._divisor = 4 if is_windowed else 1 if is_any_size else 32
+        self._shortest = 32 if timm.models.is_model_in_modules(name, _UNPADDED) else 1
         foreign = _openmmlab_tensors(name, weights)
         self.model = create_timm_model(
             name, pretrained and not foreign, "" if foreign else weights, features_only=True, **changes
@@ -65,7 +68,8 @@ class HierarchicalBackbone(Backbone):
         self._is_channels_last = str(getattr(self.model, "output_fmt", "")).endswith("NHWC")
 
     def legal_size(self, height: int, width: int) -> tuple[int, int]:
-        """Round up to a multiple of what the family needs: 1, the patch of shifted windows, or 32."""
+        """Round up to a multiple of what the family needs: 1, the patch of shifted windows, or 32; at least 32 in some."""
+        height, width = max(height, self._shortest), max(width, self._shortest)
         return -(-height // self._divisor) * self._divisor, -(-width // self._divisor) * self._divisor
 
     def forward(self, image: Tensor) -> list[Tensor]:
