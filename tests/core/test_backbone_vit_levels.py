@@ -151,6 +151,11 @@ def test_layers_that_are_not_there_are_refused(layers: tuple[int, ...]) -> None:
         create_backbone(_VIT, pretrained=False, img_size=64, layers=layers)
 
 
+def test_a_position_table_of_less_than_a_patch_is_refused() -> None:
+    with pytest.raises(InputError, match=r"cuts images into patches of 16 pixels; .* got 5"):
+        create_backbone(_VIT, pretrained=False, img_size=5, layers=(12,))
+
+
 @torch.no_grad()
 def test_a_model_with_rotary_positions_takes_a_resize_rule_and_keeps_its_own() -> None:
     ours = _ours("eva02_tiny_patch14_224", "bilinear")

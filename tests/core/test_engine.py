@@ -16,6 +16,7 @@ from segcore import distributed
 from segcore.checkpoint import load_state, read_checkpoint
 from segcore.cli import TestOptions
 from segcore.engine import train
+from segcore.errors import InputError
 from segcore.recipe import Recipe
 from segcore.recipe_file import read_recipe
 from segcore.segmentor import Target
@@ -83,6 +84,19 @@ def test_every_precision_learns_one_batch(tmp_path: Path, world: distributed.Wor
     losses = [float(trainer.step([batch()])["loss"]) for _ in range(8)]
     assert losses[-1] < losses[0] - 0.02
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+
+
+def test_one_value_for_a_batch_norm_is_one_sentence(tmp_path: Path, world: distributed.World) -> None:
+    trainer = Trainer(PAPER, "toy", recipe(tmp_path), world)
+    with pytest.raises(InputError, match=r"one value per channel.*raise --data\.batch or --augment\.crop"):
+        trainer.step([(torch.zeros(1, 3, 1, 1), Target(torch.zeros(1, 1, 1, dtype=torch.int64)))])
+
+
+def test_other_errors_of_a_step_stay_as_they_are(tmp_path: Path, world: distributed.World) -> None:
+    trainer = Trainer(PAPER, "toy", recipe(tmp_path), world)
+    with pytest.raises(ValueError, match="batch_size") as raised:
+        trainer.step([(batch()[0], Target(batch(2)[1].label))])
+    assert not isinstance(raised.value, InputError)
 
 
 def test_the_average_is_evaluated_and_saved(tmp_path: Path) -> None:

@@ -251,6 +251,7 @@ def test_layers_of_what_is_no_transformer_are_refused() -> None:
         {"width": 0},
         {"attention_width": 0},
         {"slots": 0},
+        {"image_size": -1},
         {"dropout": 1.0},
         {"momentum": 1.5},
         {"momentum_lr": -1.0},

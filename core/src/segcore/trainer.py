@@ -123,7 +123,7 @@ class Trainer:
         for number, (image, target) in enumerate(parts, 1):
             is_last = number == len(parts)
             with nullcontext() if is_last or world.size == 1 else self.step_module.no_sync():  # pyright: ignore
-                with self._autocast():
+                with self._autocast(), _single_values_explained():
                     terms = self.step_module(self._to_device(image), target.to(world.device), info)
                 self.scaler.scale(terms["loss"] / len(parts)).backward()
             for name, value in terms.items():
@@ -214,6 +214,20 @@ class Trainer:
             averages = self.average.tensors.values() if self.average else ()
             for tensor in (*self.model.buffers(), *averages):
                 torch.distributed.broadcast(tensor, src=0)
+
+
+@contextmanager
+def _single_values_explained() -> Iterator[None]:
+    """Make one sentence of torch's refusal to normalize a batch of one image at a map of one pixel."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "a batch norm got one value per channel: one image per process and accumulation step, of which a pixel is "
+            "left; raise --data.batch or --augment.crop"
+        ) from error
 
 
 def _changed_options(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:

@@ -81,7 +81,7 @@ class TransformerLevels(Backbone):
         (B, 3, H, W) -> one (B, C, ceil(H / patch), ceil(W / patch)) per layer
 
     Raises:
-        InputError: layers that the model has not, and what `create_backbone` refuses.
+        InputError: layers that the model has not, an `img_size` below a patch, and what `create_backbone` refuses.
     """
 
     def __init__(
@@ -98,18 +98,19 @@ class TransformerLevels(Backbone):
         super().__init__()
         self.position_resize: Resize = position_resize
         options = {"num_classes": 0, "dynamic_img_size": True, **changes}
+        is_resized = timm.models.is_model_in_modules(name, _WITH_TABLE) and bool(pretrained or weights)
         wanted = {} if img_size is None else {"img_size": img_size}
-        if timm.models.is_model_in_modules(name, _WITH_TABLE) and (pretrained or weights):
-            self.model = create_timm_model(name, pretrained, weights, **options, **_stored_size(weights))
-            if img_size is not None:
+        built = _stored_size(weights) if is_resized else wanted
+        self.model = create_timm_model(name, pretrained, weights, **options, **built)
+        info: Any = self.model.feature_info[0]
+        self.patch = info["reduction"]
+        if img_size is not None:
+            _check_size(name, img_size, self.patch)
+            if is_resized:
                 self._set_size(img_size)
-        else:
-            self.model = create_timm_model(name, pretrained, weights, **options, **wanted)
         self._has_table = isinstance(self.model, VisionTransformer) and self.model.pos_embed is not None
         self._indices = _indices(name, layers, len(self.model.blocks))
-        info: Any = self.model.feature_info[0]
         self.model.prune_intermediate_layers(self._indices, prune_norm=True, prune_head=True)
-        self.patch = info["reduction"]
         self.channels = (info["num_chs"],) * len(layers)
         self.strides = (self.patch,) * len(layers)
 
@@ -153,6 +154,14 @@ class TransformerLevels(Backbone):
         if model.no_embed_class:  # the table has no entries for the extra tokens
             return model.pos_drop(torch.cat([*extra, tokens + table], dim=1))
         return model.pos_drop(torch.cat([*extra, tokens], dim=1) + table)
+
+
+def _check_size(name: str, img_size: int, patch: int) -> None:
+    if img_size < patch:
+        raise InputError(
+            f"--model.backbone {name} cuts images into patches of {patch} pixels; its position table needs an image "
+            f"side of at least that, got {img_size}"
+        )
 
 
 def _indices(name: str, layers: Sequence[int], depth: int) -> list[int]:

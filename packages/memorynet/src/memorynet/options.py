@@ -74,6 +74,7 @@ class MemoryNetModel(Model):
     def __post_init__(self) -> None:
         check(self.width >= 1, f"--model.width must be positive, got {self.width}")
         check(self.attention_width >= 1, f"--model.attention-width must be positive, got {self.attention_width}")
+        check(self.image_size >= 0, f"--model.image-size must not be negative, got {self.image_size}")
         check(self.slots >= 1, f"--model.slots must be at least 1, got {self.slots}")
         check(0 <= self.dropout < 1, f"--model.dropout must be in [0, 1), got {self.dropout}")
         check(0 <= self.momentum <= 1, f"--model.momentum must be in [0, 1], got {self.momentum}")
