@@ -64,11 +64,16 @@ def test_a_published_file_tells_its_own_options(tmp_path: Path) -> None:
     torch.testing.assert_close(model(IMAGE), source(IMAGE), rtol=0, atol=0)
 
 
-def test_our_file_tells_its_own_options(tmp_path: Path) -> None:
+def test_our_file_tells_its_own_options_and_says_which_it_replaces(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     source = _model(width=6)
     path = _save_ours(tmp_path / "w.safetensors", source, _recipe(width=6))
-    model = model_for_checkpoint(PAPER, RECIPE, 3, path).eval()
+    with caplog.at_level(logging.WARNING, logger="segcore"):
+        model = model_for_checkpoint(PAPER, RECIPE, 3, path).eval()
+        model_for_checkpoint(PAPER, _recipe(width=6), 3, path)
     torch.testing.assert_close(model(IMAGE), source(IMAGE), rtol=0, atol=0)
+    assert caplog.text.count("w.safetensors was trained with --model.width 6: used instead of what") == 1
 
 
 def test_another_backbone_is_refused_with_the_two_ways_out(tmp_path: Path) -> None:

@@ -74,7 +74,10 @@ class LoadedModel(NamedTuple):
 
 
 def load_for_recipe(paper: Paper, recipe: Recipe, num_classes: int, loaded: LoadedCheckpoint) -> LoadedModel:
-    """Do what `model_for_checkpoint` does with a checkpoint that was read already."""
+    """Do what `model_for_checkpoint` does with a checkpoint that was read already.
+
+    Logs which options of the recipe one of our checkpoints replaces.
+    """
     options = _options_of(paper, recipe.model, loaded)
     if options.backbone != recipe.model.backbone:
         origin = "the recipe that it was trained with" if loaded.meta is None else "its run's work directory"
@@ -83,6 +86,9 @@ def load_for_recipe(paper: Paper, recipe: Recipe, num_classes: int, loaded: Load
             f"the recipe's {recipe.model.backbone}; add --model.backbone {options.backbone}, or give {origin} in place "
             "of the recipe"
         )
+    replaced = _differences(recipe.model, options)
+    if replaced and loaded.meta is not None:
+        log.warning("%s was trained with %s: used instead of what the recipe says", loaded.path, " ".join(replaced))
     model = _build_empty(paper, recipe, options, num_classes)
     load_into(model, loaded, paper.name_map(model))
     return LoadedModel(model, options)
