@@ -191,3 +191,13 @@ def test_published_names_of_deit_are_those_of_timm() -> None:
         theirs = timm.create_model(_DEIT, num_classes=0).state_dict()
     assert ours < {f"backbone.{name}" for name in theirs}
     assert {"backbone.dist_token", "backbone.patch_embed.proj.bias", "backbone.blocks.8.attn.qkv.bias"} <= ours
+
+
+def test_an_exported_program_takes_any_batch_size() -> None:
+    backbone = create_backbone("deit_tiny_distilled_patch16_224", pretrained=False, layers=(1, 2), img_size=32).eval()
+    dynamic = ({0: torch.export.Dim("batch", min=1)},)
+    program = torch.export.export(backbone, (torch.zeros(2, 3, 32, 32),), dynamic_shapes=dynamic).module()
+    image = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for exported, level in zip(program(image), backbone(image), strict=True):
+            torch.testing.assert_close(exported, level)

@@ -55,7 +55,8 @@ def test_every_level_has_the_promised_channels_and_stride(name: str, size: tuple
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 70), (33, 31)])
 @pytest.mark.parametrize(
-    "name", ["resnet18", "convnext_atto", "pvt_v2_b0", "vgg11", "resnest14d", "hrnet_w18_small", "mobilenetv3_small_050"]
+    "name",
+    ["resnet18", "convnext_atto", "pvt_v2_b0", "vgg11", "resnest14d", "hrnet_w18_small", "mobilenetv3_small_050"],
 )
 def test_the_smallest_images_have_a_legal_size(name: str, size: tuple[int, int]) -> None:
     backbone = create_backbone(name, pretrained=False).eval()

@@ -68,7 +68,7 @@ class HierarchicalBackbone(Backbone):
         self._is_channels_last = str(getattr(self.model, "output_fmt", "")).endswith("NHWC")
 
     def legal_size(self, height: int, width: int) -> tuple[int, int]:
-        """Round up to a multiple of what the family needs: 1, the patch of shifted windows, or 32; at least 32 in some."""
+        """Round up to what the family needs: a multiple of 1, of the shifted windows' patch or of 32; some need 32."""
         height, width = max(height, self._shortest), max(width, self._shortest)
         return -(-height // self._divisor) * self._divisor, -(-width // self._divisor) * self._divisor
 

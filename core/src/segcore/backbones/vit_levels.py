@@ -149,7 +149,8 @@ class TransformerLevels(Backbone):
         grid = (patches.shape[1], patches.shape[2])
         table = resize_positions(model.pos_embed, grid, self.position_resize, model.patch_embed.grid_size)
         extra = [model.cls_token, getattr(model, "dist_token", None), model.reg_token]
-        extra = [token.expand(len(patches), -1, -1) for token in extra if token is not None]
+        # not len(): torch.export would fix the batch size
+        extra = [token.expand(patches.shape[0], -1, -1) for token in extra if token is not None]
         tokens = rearrange(patches, "b h w c -> b (h w) c")
         if model.no_embed_class:  # the table has no entries for the extra tokens
             return model.pos_drop(torch.cat([*extra, tokens + table], dim=1))
