@@ -47,6 +47,14 @@ def test_options_are_found_from_the_shapes(options: UNEPTModel) -> None:
     assert infer_model(start, _shapes(model)) == wanted
 
 
+def test_heads_that_do_not_explain_the_samples_give_way_to_the_published_number() -> None:
+    with torch.device("meta"):
+        model = UNEPT(replace(UNEPT_R50, pretrained=False, window=96), num_classes=4)
+    found = infer_model(RECIPES["toy"].model, _shapes(model))  # 4 heads with 4 points each
+    assert isinstance(found, UNEPTModel)
+    assert (found.heads, found.points) == (8, 16)
+
+
 def test_a_published_file_loads_into_the_network_it_was_made_with(tmp_path: Path) -> None:
     source = small_network(num_classes=5, backbone="resnet50c", heads=8, decoder_layers=1)
     torch.save({"meta": {"iter": 3}, "state_dict": name_map(source).export(source)}, tmp_path / "published.pth")

@@ -13,7 +13,7 @@ from segcore.recipe import Model
 from segcore.segmentor import Segmentor
 from unept.model import UNEPT
 from unept.ops import LEVELS
-from unept.options import STRIDE, UNEPTModel
+from unept.options import STRIDE, UNEPT_R50, UNEPTModel
 
 _SPATIAL = tuple(
     rename
@@ -61,7 +61,8 @@ def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
     """Return the options a published checkpoint was made with: backbone, window, and width and depth of the context.
 
     Args:
-        options: whatever shapes cannot tell (the number of heads, for one) is taken from here.
+        options: whatever shapes cannot tell is taken from here; of the number of heads they tell only its product with
+            the points, and where that is another one, the published number is meant.
         shapes: published tensor name -> shape.
 
     Raises:
@@ -75,6 +76,8 @@ def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
     if queries is None or hidden is None or samples is None:
         first = ", ".join(list(shapes)[:3]) or "nothing"
         raise InputError(f"the checkpoint has no UN-EPT head (query_embed and context_branch); it starts with {first}")
+    is_alike = samples[0] == options.heads * LEVELS * options.points
+    heads = options.heads if is_alike else UNEPT_R50.heads
     backbone = options.backbone
     if "backbone.dist_token" in shapes:
         backbone = "deit_base_distilled_patch16_384"
@@ -85,8 +88,9 @@ def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
         backbone=backbone,
         window=STRIDE * math.isqrt(queries[0]),
         width=queries[1],
+        heads=heads,
+        points=samples[0] // (heads * LEVELS),
         feedforward=hidden[0],
-        points=samples[0] // (options.heads * LEVELS),
         encoder_layers=_count_layers(shapes, "encoder"),
         decoder_layers=_count_layers(shapes, "decoder"),
     )

@@ -38,14 +38,11 @@ class UNEPTModel(Model):
     dropout: float = 0.1
     """Dropout probability in the context branch."""
     self_attention: Literal["batch", "value", "pixels"] = "batch"
-    """Self-attention of the decoder in training. batch: each pixel attends to the same pixel of the other images of the
-    process, as published. value: to itself only, which is what the published test computes. pixels: to all pixels of
-    its image, tested so too (an extension: published weights do not fit it)."""
+    """Keys of a query in training. batch: its pixel in all images (published); value: itself; pixels: its image."""
     mirror_angles: bool = False
     """Mirror the boundary directions where the image is mirrored. Published: east and west stay as they were."""
     void_is_boundary: bool = True
-    """Pixels without a label take part in the boundary losses with the maps they have (distance 0), as published; off
-    leaves them out."""
+    """Unlabeled pixels take part in the boundary losses, at distance 0 as published; off leaves them out."""
 
     def __post_init__(self) -> None:
         check(
