@@ -138,6 +138,11 @@ def test_names_can_come_from_a_file(tmp_path: Path) -> None:
     assert content.names == ("a", "b", "c", "d")
 
 
+def test_names_of_nothing_are_refused_with_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--classes must name a file .* one of toy, ade20k, .* got nope"):
+        read_memory(saved(tmp_path), classes="nope")
+
+
 def test_a_checkpoint_without_a_memory_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = saved(tmp_path, paper="cgrseg", tensors={"head.weight": torch.zeros(1)})
     assert main([str(file), "--out", str(tmp_path / "a.png")]) == 2

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from segcore.checkpoint import LoadedCheckpoint, read_checkpoint
-from segcore.errors import InputError
+from segcore.errors import InputError, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +124,7 @@ def _updates(counts: Tensor | None) -> np.ndarray | None:
 
 
 def _asked_names(classes: str) -> Sequence[str]:
-    from segcore.data import dataset_classes
+    from segcore.data import dataset_classes, published_datasets
     from segcore.data.folder import read_classes
     from segcore.recipe import Data
 
@@ -132,6 +132,11 @@ def _asked_names(classes: str) -> Sequence[str]:
         return ()
     if Path(classes).is_file():
         return read_classes(Path(classes)).names
+    known = ("toy", *published_datasets())
+    check(
+        classes in known,
+        f"--classes must name a file of class names or one of {', '.join(known)}, got {classes}",
+    )
     return dataset_classes(Data(dataset=classes)).names
 
 
