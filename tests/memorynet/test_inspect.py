@@ -132,6 +132,17 @@ def test_a_published_file_is_read_with_the_names_of_its_data_set(
     assert "holds a memory of 19 classes, --classes ade20k has 150" in capsys.readouterr().err
 
 
+def test_without_counts_only_empty_classes_make_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = torch.ones(4, 1, 8)
+    for sentence, other in (("every class has a vector", "never seen"), ("never seen", "every class has a vector")):
+        torch.save({"model": {"memory_module.memory": rows}}, tmp_path / "published.pth")
+        assert main([str(tmp_path / "published.pth"), "--out", str(tmp_path / "a.png")]) == 0
+        printed = capsys.readouterr().out
+        assert sentence in printed
+        assert other not in printed
+        rows[2] = 0
+
+
 def test_names_can_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
     content = read_memory(saved(tmp_path), classes=str(tmp_path / "names.txt"))

@@ -62,7 +62,10 @@ def _show(words: list[str]) -> int:
         file.write(encode_png(draw_memory(content, order)))
     console = Console(soft_wrap=True, highlight=False)
     console.print(_pair_table(content, options.rows))
-    console.print(_update_table(content, options.rows))
+    if content.updates is None and not content.is_empty.any():
+        console.print("every class has a vector; this file does not count updates")
+    else:
+        console.print(_update_table(content, options.rows))
     console.print(f"wrote {out}", markup=False)
     return 0
 
