@@ -33,7 +33,7 @@ def test_logits_have_stride_2_for_any_image_size(size: tuple[int, int], logits: 
 
 
 def test_a_dilated_backbone_has_the_strides_of_the_published_one() -> None:
-    options = replace(TINY, backbone="resnet10t", backbone_output_stride=8, fusion_heads=(4, 8, 8))
+    options = replace(TINY, backbone="resnet10t", output_stride=8, fusion_heads=(4, 8, 8))
     model = IIWA(options, 3).eval()
     assert model.backbone.strides == (4, 8, 8, 8)
     with torch.no_grad():
@@ -85,7 +85,10 @@ def test_heads_that_do_not_divide_the_channels_are_refused_by_their_option() -> 
         ("backbone_heads", (3, 3, 3, 3)),
         ("merge_strides", (4, 2, 3, 1)),
         ("fusion_rounds", 0),
-        ("backbone_output_stride", 8),
+        ("output_stride", 8),
+        ("decoder_mlp_ratio", -1.0),
+        ("decoder_mlp_ratio", float("nan")),
+        ("embed_dim", 0),
     ],
 )
 def test_impossible_options_are_refused_by_their_flag(option: str, value: object) -> None:

@@ -10,6 +10,7 @@ from segcore.recipe import Model
 
 _SWIN = ("swin_tiny", "swin_small", "swin_base", "swin_large", "swin_s3")  # version 1
 _STAGES = 4
+_OUTPUT_STRIDE = 32  # of every backbone that is not dilated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,8 @@ class IIWAModel(Model):
     """Swin: side of the windows; 0 keeps that of --model.backbone."""
     backbone_drop_path: float = 0.3
     """Swin: drop-path rate of the last block."""
-    backbone_output_stride: Literal[0, 8, 16] = 0
-    """ResNets and relatives: later levels keep this stride, dilated (8: strides 4, 8, 8, 8, as Swin's); 0 does not."""
+    output_stride: Literal[8, 16, 32] = 32
+    """Backbone other than Swin: largest stride; 8 gives 4, 8, 8, 8, as Swin's (dilated; ResNets and relatives)."""
     fusion: Literal["1", "2"] = "2"
     """Fusion block of the neck (published name out_type): 2 is cross-IIWA, 1 an early alternative."""
     fusion_rounds: int = 1
@@ -74,6 +75,7 @@ class IIWAModel(Model):
             check(0 <= getattr(self, name) < 1, f"--model.{_flag(name)} must be in [0, 1), got {getattr(self, name)}")
         for name in ("decoder_dropout", "decoder_attn_dropout"):
             check(0 <= getattr(self, name) < 1, f"--model.{_flag(name)} must be in [0, 1), got {getattr(self, name)}")
+        check(self.decoder_mlp_ratio > 0, f"--model.decoder-mlp-ratio must be positive, got {self.decoder_mlp_ratio}")
         check(self.embed_dim >= 1, f"--model.embed-dim must be positive, got {self.embed_dim}")
         check(min(self.fusion_heads) >= 1, f"--model.fusion-heads must be positive, got {self.fusion_heads}")
         self._check_backbone()
@@ -92,8 +94,11 @@ class IIWAModel(Model):
             check(is_valid, f"--model.{_flag(name)} needs {_STAGES} positive numbers or none, got {values}")
         for name in ("backbone_width", "backbone_window"):
             check(getattr(self, name) >= 0, f"--model.{_flag(name)} must not be negative, got {getattr(self, name)}")
-        is_own = self.backbone_output_stride == 0 or not self.backbone.startswith(_SWIN)
-        check(is_own, f"--model.backbone-output-stride is not for {self.backbone}; give --model.merge-strides 4 2 1 1")
+        check(
+            self.output_stride == _OUTPUT_STRIDE or not self.backbone.startswith(_SWIN),
+            f"--model.output-stride {self.output_stride} is not for {self.backbone}; --model.merge-strides "
+            f"sets its strides (4 2 1 1 ends at 8); give --model.output-stride {_OUTPUT_STRIDE}",
+        )
         patch, *merges = self.merge_strides
         is_valid = patch >= 1 and set(merges) <= {1, 2}
         check(is_valid, f"--model.merge-strides needs a patch size and three strides 1 or 2, got {self.merge_strides}")
@@ -107,7 +112,7 @@ class IIWAModel(Model):
     def backbone_changes(self) -> dict[str, Any]:
         """Return what `create_backbone` is given beside the name."""
         if not self.backbone.startswith(_SWIN):
-            return {"output_stride": self.backbone_output_stride} if self.backbone_output_stride else {}
+            return {"output_stride": self.output_stride} if self.output_stride != _OUTPUT_STRIDE else {}
         changes = {
             "merge_strides": self.merge_strides,
             "drop_path_rate": self.backbone_drop_path,
