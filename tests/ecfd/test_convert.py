@@ -48,6 +48,30 @@ def test_options_are_found_from_the_shapes_of_every_variant(name: str) -> None:
     assert found == wanted
 
 
+def test_odd_widths_and_heads_of_ones_own_are_found_again() -> None:
+    # 29 / 25 * 25 is less than 29 in floats
+    wanted = options(embed_dim=25, heads=1, value_ratio=29.5 / 25, mlp_ratio=13.5 / 25, backbone="resnet50c")
+    with torch.device("meta"):
+        shapes = _shapes(ECFD(wanted, num_classes=4))
+    found = infer_model(wanted, shapes)
+    assert isinstance(found, ECFDModel)
+    assert (int(25 * found.value_ratio), int(25 * found.mlp_ratio)) == (29, 13)
+    four_heads = replace(TINY, heads=4, pretrained=False)  # as wide as the published one of six
+    with torch.device("meta"):
+        shapes = _shapes(ECFD(four_heads, num_classes=4))
+    assert infer_model(four_heads, shapes) == four_heads
+
+
+def test_context_is_added_to_the_levels_of_two_streams_only() -> None:
+    asked = replace(TINY, context_to_levels=True)
+    for variant, is_added in (("patch4", True), ("spatial", False), ("fpn", False)):
+        with torch.device("meta"):
+            shapes = _shapes(ECFD(replace(TINY, head=variant, pretrained=False), num_classes=4))
+        found = infer_model(asked, shapes)
+        assert isinstance(found, ECFDModel)
+        assert found.context_to_levels is is_added
+
+
 def test_a_tag_of_the_weights_stays_where_the_backbone_is_the_same() -> None:
     tagged = replace(RECIPES["tiny-swin-l-cityscapes"].model, pretrained=False)
     with torch.device("meta"):

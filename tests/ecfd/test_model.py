@@ -185,6 +185,11 @@ def test_a_backbone_with_too_few_levels_is_refused(monkeypatch: pytest.MonkeyPat
         ECFD(options(backbone="three"), num_classes=3)
 
 
+def test_drop_path_of_a_backbone_that_has_none_is_refused() -> None:
+    with pytest.raises(InputError, match=r"ghostnet_050 has no drop path; add --model\.drop-path 0"):
+        small_network(backbone="ghostnet_050", drop_path=0.2)
+
+
 def test_strategy_2_asks_for_a_dilated_backbone() -> None:
     with pytest.raises(InputError, match=r"strides \[4, 8, 16, 32\]; add --model\.output-stride 8"):
         ECFD(options(head="general"), num_classes=3)
@@ -199,6 +204,9 @@ def test_strategy_2_asks_for_a_dilated_backbone() -> None:
         ({"heads": 5}, "--model.heads"),
         ({"depth": 0}, "--model.depth"),
         ({"mlp_ratio": 0.001}, "--model.mlp-ratio"),
+        ({"mlp_ratio": math.inf}, "--model.mlp-ratio"),
+        ({"value_ratio": math.nan}, "--model.value-ratio"),
+        ({"head": "spatial", "depth": 3, "context_to_levels": True}, "--model.context-to-levels needs --model.head"),
         ({"position_grid": (0, 4)}, "--model.position-grid"),
         ({"dropout": 1.0}, "--model.dropout"),
         ({"drop_path": -0.1}, "--model.drop-path"),

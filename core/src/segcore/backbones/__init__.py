@@ -81,7 +81,7 @@ def create_backbone(
         weights: file of such weights, .pth or .safetensors; empty gets them through timm.
         norm: batch norms synchronized over GPUs, per GPU, or fixed at their stored statistics.
         changes: further options of the backbone:
-            `drop_path_rate` of every family;
+            `drop_path_rate` of every family but those without drop path (VGG, DenseNet, ...);
             `position_tables` of EfficientFormerV2;
             `stem_relu` of HRNet;
             `layers`, `img_size`, `position_resize` of plain vision transformers: `layers` gives the outputs of these
@@ -93,13 +93,18 @@ def create_backbone(
 
     Raises:
         InputError: unknown name (with close matches), no weights, no network, file of another model, output stride of a
-            model that has no dilated form.
+            model that has no dilated form, drop path of one that has none.
     """
     check_name(name)
     if not timm.models.is_model_in_modules(name, _DILATED):
         _check_output_stride(name, changes.pop("output_stride", _OUTPUT_STRIDE))
     family = next((family for family in _FAMILIES if family.fits(name, changes)), _Family(HierarchicalBackbone))
-    backbone = family.build(name, pretrained=pretrained, weights=weights, **changes)
+    try:
+        backbone = family.build(name, pretrained=pretrained, weights=weights, **changes)
+    except TypeError as error:
+        if "drop_path_rate" not in changes or "drop_path_rate" not in str(error):
+            raise
+        raise InputError(f"--model.backbone {name} has no drop path; add --model.drop-path 0") from error
     set_norm_policy(backbone, norm)
     return backbone
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import nn
 
 from ecfd.heads import ECFDFPNHead
-from ecfd.options import HEADS_BY_WIDTH, ECFDModel, Head
+from ecfd.options import HEADS_BY_WIDTH, TWO_STREAMS, ECFDModel, Head
 from segcore.backbones import convnext, resnet_names, swin_names
 from segcore.backbones.convnext import ConvNeXt
 from segcore.backbones.swin import Swin
@@ -72,6 +73,7 @@ _CONVNEXTS = {
     (192, 27): "convnext_large",
     (256, 27): "convnext_xlarge",
 }
+_BLOCKS = "decode_head.blocks."
 _GRIDS = ((128, 256), (120, 120))
 """Position grids of the published crops, 512x1024 and 480x480."""
 
@@ -97,8 +99,8 @@ def infer_model(options: Model, shapes: Shapes) -> Model:
     """Return the options a published checkpoint was made with: backbone, variant, widths and depth of the head.
 
     Args:
-        options: whatever shapes cannot tell is taken from here: the position grid's sides, the heads of other widths
-            than the published ones, whether context is added to the levels.
+        options: whatever shapes cannot tell is taken from here: the position grid's sides, the heads (those of the
+            published sizes at another width), whether context is added to the levels.
         shapes: published tensor name -> shape.
 
     Raises:
@@ -111,12 +113,13 @@ def infer_model(options: Model, shapes: Shapes) -> Model:
         head=variant,
         backbone=_backbone_of(options.backbone, shapes),
         channels=shapes["decode_head.conv_seg.weight"][1],
+        context_to_levels=options.context_to_levels and variant in TWO_STREAMS and _depth_of(shapes) == 3,
         output_stride=8 if variant == "general" else options.output_stride,
         **_auxiliary_of(shapes),
     )
     if variant == "fpn":
         width = shapes["decode_head.c2_conv1x1.weight"][0]
-        return replace(found, embed_dim=width, heads=HEADS_BY_WIDTH.get(width, options.heads))
+        return replace(found, embed_dim=width, heads=_heads_of(options, width))
     return _with_blocks(found, shapes)
 
 
@@ -142,25 +145,37 @@ def _auxiliary_of(shapes: Shapes) -> dict[str, int]:
 
 def _with_blocks(options: ECFDModel, shapes: Shapes) -> ECFDModel:
     """Return the options with what the blocks and the position grid tell."""
-    prefix = "decode_head.blocks."
-    depth = len({name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)})
-    has_two_streams = options.head in ("ecfd", "patch4")
-    fusion = f"{prefix}0.CICM." if has_two_streams else f"{prefix}0.GeneralFusion."
+    has_two_streams = options.head in TWO_STREAMS
+    fusion = f"{_BLOCKS}0.CICM." if has_two_streams else f"{_BLOCKS}0.GeneralFusion."
     values, width = shapes[f"{fusion}attn.value_proj.weight"]
-    heads = HEADS_BY_WIDTH.get(width, options.heads)
+    heads = _heads_of(options, width)
     levels = 3 if has_two_streams or options.head == "spatial" else 1
-    hidden = shapes[f"{prefix}0.SICM.Mlp.fc1.weight"][0] / width if has_two_streams else options.mlp_ratio
+    ratio = _ratio(shapes[f"{_BLOCKS}0.SICM.Mlp.fc1.weight"][0], width) if has_two_streams else options.mlp_ratio
     return replace(
         options,
         embed_dim=width,
         heads=heads,
-        depth=depth,
+        depth=_depth_of(shapes),
         points=shapes[f"{fusion}attn.attention_weights.weight"][0] // (heads * levels),
-        mlp_ratio=hidden,
-        value_ratio=values / width,
-        context_to_levels=options.context_to_levels and depth == 3,
+        mlp_ratio=ratio,
+        value_ratio=_ratio(values, width),
         position_grid=_grid_of(options, shapes),
     )
+
+
+def _heads_of(options: ECFDModel, width: int) -> int:
+    """Return the attention heads, which shapes do not tell: the options' own at their width, or the published."""
+    return options.heads if options.embed_dim == width else HEADS_BY_WIDTH.get(width, options.heads)
+
+
+def _depth_of(shapes: Shapes) -> int:
+    return _count(shapes, _BLOCKS)
+
+
+def _ratio(part: int, width: int) -> float:
+    """Return a ratio for which `int(width * ratio)` is the part: their quotient, or the next number above it."""
+    ratio = part / width
+    return ratio if int(width * ratio) == part else math.nextafter(ratio, math.inf)
 
 
 def _grid_of(options: ECFDModel, shapes: Shapes) -> tuple[int, int]:

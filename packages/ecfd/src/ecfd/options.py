@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,8 @@ from segcore.errors import check
 from segcore.recipe import Model
 
 Head = Literal["ecfd", "patch4", "fpn", "general_fpn", "general", "spatial"]
+TWO_STREAMS: tuple[Head, ...] = ("ecfd", "patch4")
+"""Variants with context and spatial tokens; the others have one stream or none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,9 @@ class ECFDModel(Model):
             value = getattr(self, name)
             check(value >= 1, f"--model.{name.replace('_', '-')} must be at least 1, got {value}")
         check(min(self.position_grid) >= 1, f"--model.position-grid must be positive, got {self.position_grid}")
+        for name in ("mlp_ratio", "value_ratio"):
+            value = getattr(self, name)
+            check(math.isfinite(value), f"--model.{name.replace('_', '-')} must be a number, got {value}")
         width = int(self.embed_dim * self.value_ratio)
         check(
             width >= 1 and width % self.heads == 0,
@@ -62,6 +68,10 @@ class ECFDModel(Model):
         check(
             not self.context_to_levels or self.depth == 3,
             f"--model.context-to-levels needs --model.depth 3, one block per level, got {self.depth}",
+        )
+        check(
+            not self.context_to_levels or self.head in TWO_STREAMS,
+            f"--model.context-to-levels needs --model.head {' or '.join(TWO_STREAMS)}, got {self.head}",
         )
         check(0 <= self.dropout < 1, f"--model.dropout must be in [0, 1), got {self.dropout}")
         check(0 <= self.drop_path < 1, f"--model.drop-path must be in [0, 1), got {self.drop_path}")
