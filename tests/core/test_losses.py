@@ -29,6 +29,15 @@ def test_family_s_cross_entropy_is_the_weighted_mean_of_torch() -> None:
     torch.testing.assert_close(cross_entropy(logits, label, average="weight", class_weight=weight), expected)
 
 
+def test_labeled_pixels_without_weight_give_no_loss_and_no_gradient_at_any_scale() -> None:
+    logits, label = random_case(0)
+    logits.requires_grad_()
+    loss = 1000 * cross_entropy(logits, label, average="weight", class_weight=torch.zeros(logits.shape[1]))
+    assert loss == 0
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
 def test_family_m_cross_entropy_divides_by_ignored_pixels_too() -> None:
     logits, label = random_case(1)
     expected = F.cross_entropy(logits, label, ignore_index=255, reduction="sum") / label.numel()

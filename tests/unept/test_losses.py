@@ -18,7 +18,7 @@ from segcore.losses import cross_entropy
 from segcore.recipe import Loss
 from segcore.segmentor import Target
 from tests.unept.networks import random_image, random_target
-from unept.losses import RefinementLoss, at_label_size, direction_bins, rarity_weights
+from unept.losses import WEIGHTS, RefinementLoss, at_label_size, direction_bins, rarity_weights
 from unept.ops import DIRECTIONS, gather_pixels, shifted_pixels
 
 DEFINITION = Path(__file__).parents[2] / "bench" / "baselines" / "unept_plain.py"
@@ -97,12 +97,15 @@ def test_without_a_predicted_boundary_the_direction_loss_is_zero_and_its_gradien
 
 
 @pytest.mark.parametrize("distance", [0.0, 100.0])
-def test_a_crop_of_boundary_only_or_of_none_gives_finite_losses(distance: float) -> None:
+def test_a_crop_of_boundary_only_or_of_none_gives_finite_losses_and_gradients(distance: float) -> None:
     predictions = _said(1, 16, 16, 3)
     target = random_target(1, 16, 16, 3)._replace(boundary_distance=torch.full((1, 16, 16), distance))
     terms = RefinementLoss(Loss())(*predictions, target)
     assert terms["boundary"] == 0
     assert all(torch.isfinite(value) for value in terms.values())
+    total = sum((WEIGHTS[name] * value for name, value in terms.items()), torch.zeros(()))
+    for gradient in torch.autograd.grad(total, predictions):
+        assert gradient.isfinite().all()
 
 
 def test_void_can_be_left_out_of_the_boundary_losses() -> None:

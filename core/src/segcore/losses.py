@@ -63,7 +63,9 @@ def cross_entropy(
         weight = weight * class_weight[label.masked_fill(~is_labeled, 0)]
     if pixel_weight is not None:
         weight = weight * pixel_weight
-    return total / weight.sum().clamp(min=torch.finfo(loss.dtype).tiny)
+    divisor = weight.sum()
+    # 1 where all weights are 0: over a tiny number the gradient overflows, and infinity times 0 is no number
+    return total / divisor.masked_fill(divisor == 0, 1)
 
 
 @torch.no_grad()
