@@ -16,9 +16,7 @@ from tests.parity.fill import image
 
 _PATHS = {path.stem: path for path in sorted((DEFAULT_DIRECTORY / "ecfd").glob("msda_*.json"))}
 _PATHS["unept_msda_op"] = DEFAULT_DIRECTORY / "unept" / "msda_op.json"
-CASES = {
-    name: ParityCase(path, json.loads(path.read_text())) for name, path in _PATHS.items() if "module" not in name
-}
+CASES = {name: ParityCase(path, json.loads(path.read_text())) for name, path in _PATHS.items() if "module" not in name}
 Sizes = tuple[tuple[int, int], ...]
 
 
