@@ -1,6 +1,6 @@
 """Runs the benchmarks and writes what they print into RESULTS.md, with machine, versions and date.
 
-python bench/run.py [NAME ...]   NAME: pipeline, evaluation, ... (default: all)
+python bench/run.py [NAME ...] [-- OPTION ...]   NAME: pipeline, evaluation, ... (default: all); options go to each
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def sections() -> dict[str, str]:
 def main() -> int:
     """Run the named benchmarks; returns 1 if one failed."""
     available = {file.stem: file for file in sorted(FOLDER.glob("*.py")) if file.name != "run.py"}
-    names = sys.argv[1:] or list(available)
+    words = sys.argv[1:]
+    split = words.index("--") if "--" in words else len(words)
+    names, options = words[:split] or list(available), words[split + 1 :]
     unknown = sorted(set(names) - set(available))
     if unknown:
         print(f"no benchmark {', '.join(unknown)}; there are {', '.join(available)}", file=sys.stderr)
@@ -48,7 +50,9 @@ def main() -> int:
     results, failed = sections(), False
     for name in names:
         print(f"== {name}", flush=True)
-        done = subprocess.run([sys.executable, str(available[name])], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, str(available[name]), *options], capture_output=True, text=True, check=False
+        )
         print(done.stdout + done.stderr, flush=True)
         if done.returncode:
             failed = True
