@@ -221,7 +221,7 @@ def _other_classes(path: Path, by_classes: Sequence[WrongShape], num_classes: in
             if own == num_classes and other != own:
                 return (
                     f"{path} was trained for {other} classes, the data set here has {own}; choose the data set it was "
-                    "trained for, or fine-tune from it with --load-from"
+                    "trained for, or train from it with --load-from"
                 )
     name, ours, theirs = by_classes[0]
     return f"{path} was trained for other classes: {name} is {list(theirs)}, not {list(ours)}; choose its data set"
