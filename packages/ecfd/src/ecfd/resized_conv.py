@@ -96,7 +96,8 @@ def _enlarge_rows(x: Tensor, kernels: Sequence[Tensor], matrix: Tensor, rows: sl
     # The dilation means nothing to a 1x1 kernel, but lets torch choose oneDNN with a single thread, too: three times
     # as fast as its other form.
     taps = [F.conv2d(x[:, :, band], kernel, dilation=2).permute(0, 2, 3, 1) for kernel in kernels]
-    stacked = torch.cat([tap.reshape(batch, band.stop - band.start, -1) for tap in taps], dim=1)  # (B, 3 * n', w*3*O)
+    # joined first: torch.compile may guess another layout of the taps than they have, and would take them for a view
+    stacked = torch.cat(taps, dim=1).flatten(2)  # (B, 3 * n', w * 3 * O)
     summed = matrix[:, rows, band].transpose(0, 1).flatten(1) @ stacked
     return summed.view(batch, rows.stop - rows.start, width * 3, -1)
 
