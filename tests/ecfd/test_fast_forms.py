@@ -147,18 +147,18 @@ def test_the_position_grid_is_kept_in_evaluation_until_it_changes() -> None:
     nn.init.normal_(position.embedding)
     rows = position.embedding[:, 1:].view(1, 6, 9, 4).permute(0, 3, 1, 2)
     plain = F.interpolate(rows, size=(3, 5), mode="bicubic").flatten(2).transpose(1, 2)
-    torch.testing.assert_close(position((3, 5)), plain)
+    torch.testing.assert_close(position(3, 5), plain)
     with torch.inference_mode():
-        first = position((3, 5))
-        assert position((3, 5)) is first
+        first = position(3, 5)
+        assert position(3, 5) is first
         torch.testing.assert_close(first, plain)
-        assert position((6, 9)).shape == (1, 54, 4)
+        assert position(6, 9).shape == (1, 54, 4)
     with torch.no_grad():
         position.embedding.mul_(2)
-        torch.testing.assert_close(position((3, 5)), 2 * plain)
+        torch.testing.assert_close(position(3, 5), 2 * plain)
         for twin in (copy.deepcopy(position), pickle.loads(pickle.dumps(position))):
-            torch.testing.assert_close(twin((3, 5)), 2 * plain)
-    assert position.train()((3, 5)).requires_grad
+            torch.testing.assert_close(twin(3, 5), 2 * plain)
+    assert position.train()(3, 5).requires_grad
 
 
 @pytest.mark.parametrize("size", [(24, 40), (25, 33), (8, 8)])

@@ -12,7 +12,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from functools import partial
+from typing import Annotated, Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -301,3 +302,14 @@ def predict_command(paper: Paper, argv: Sequence[str] | None = None) -> int:
         return 0
 
     return run_guarded(program, argv, body)
+
+
+class Command(Protocol):
+    """A console script: the words after its name, or those of this process -> exit code."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
+
+def commands(paper: Paper) -> tuple[Command, Command, Command]:
+    """Return a paper's three console scripts: train, test, predict."""
+    return partial(train_command, paper), partial(test_command, paper), partial(predict_command, paper)

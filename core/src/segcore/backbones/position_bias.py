@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcore.kept import KeptBySize
 
-class PositionBias(nn.Module):
+
+class PositionBias(KeptBySize):
     """Bias B (heads, queries, keys) on attention scores, learnt on the grid of a 512x512 image.
 
     The base matrix is M[i, j] = table[|y_i * stride - y_j|, |x_i * stride - x_j|] over raster-ordered queries i and
@@ -27,7 +27,10 @@ class PositionBias(nn.Module):
         self.grid = grid
         self.stride = stride
         self.table = nn.Parameter(torch.zeros(num_heads, grid * grid))  # row-major by (|dy|, |dx|)
-        self._cached: tuple[tuple[Any, ...], Tensor] | None = None
+
+    @property
+    def source(self) -> Tensor:
+        return self.table
 
     def _offsets(self) -> Tensor:
         """Return the table index of every (query, key) pair, flattened: (queries * keys,) int64."""
@@ -46,23 +49,3 @@ class PositionBias(nn.Module):
             return matrix  # 512x512, and every grid with as many tokens: the resize is the identity
         size = (queries, height * width)
         return F.interpolate(matrix[None], size=size, mode="bicubic", align_corners=False)[0]
-
-    def forward(self, height: int, width: int) -> Tensor:
-        """Return B; in evaluation without gradients, the last one is kept until grid, table or device change."""
-        is_differentiated = torch.is_grad_enabled() and self.table.requires_grad
-        if self.training or is_differentiated or torch.compiler.is_compiling() or self.table.is_inference():
-            return self.compute(height, width)
-        is_inference = torch.is_inference_mode_enabled()
-        key = (height, width, self.table._version, self.table.data_ptr(), self.table.device, is_inference)
-        if self._cached is None or self._cached[0] != key:
-            self._cached = (key, self.compute(height, width))
-        return self._cached[1]
-
-    def train(self, mode: bool = True) -> PositionBias:
-        """Switch the mode and forget the kept bias."""
-        self._cached = None
-        return super().train(mode)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the kept bias out of copies and pickles."""
-        return {**self.__dict__, "_cached": None}

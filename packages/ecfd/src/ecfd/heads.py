@@ -97,7 +97,7 @@ class ECFDHead(Decoder):
         finest, *levels = features[-_LEVELS:]
         sizes = _sizes(levels)
         spatial = to_tokens(_apply(self.projections, levels))  # (B, S, E)
-        context = to_tokens([self.rce(*levels)]) + self.position(sizes[1])  # (B, h_3 * w_3, E)
+        context = to_tokens([self.rce(*levels)]) + self.position(*sizes[1])  # (B, h_3 * w_3, E)
         contexts = []
         for block in self.blocks:
             spatial, context = block(spatial, context, sizes)
@@ -162,7 +162,7 @@ class ECFDGeneralFPNHead(Decoder):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         finest, *levels = features[-_LEVELS:]
         size = size_of(levels[1])
-        tokens = to_tokens([self.rce(*levels)]) + self.position(size)  # (B, h_3 * w_3, E)
+        tokens = to_tokens([self.rce(*levels)]) + self.position(*size)  # (B, h_3 * w_3, E)
         for block in self.blocks:
             tokens = block(tokens, [size])
         (context,) = to_maps(tokens, [size])

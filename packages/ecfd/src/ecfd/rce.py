@@ -5,13 +5,12 @@ Specs/ecfd 3.2, 3.3 and 3.10.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecfd.tokens import Size, size_of
+from segcore.kept import KeptBySize
 from segcore.segmentor import resize
 
 
@@ -100,7 +99,7 @@ class PlainEmbedding(nn.Module):
         return resize(self.project(fourth), size_of(third))
 
 
-class PositionGrid(nn.Module):
+class PositionGrid(KeptBySize):
     """Learnt position of every place: a grid as fine as level 1 of the training crop, resized to the tokens' map.
 
     Args:
@@ -115,31 +114,14 @@ class PositionGrid(nn.Module):
         super().__init__()
         self.grid = grid
         self.embedding = nn.Parameter(torch.zeros(1, 1 + grid[0] * grid[1], channels))  # row 0 is never used
-        self._kept: tuple[tuple[Any, ...], Tensor] | None = None
 
-    def compute(self, size: Size) -> Tensor:
+    @property
+    def source(self) -> Tensor:
+        return self.embedding
+
+    def compute(self, height: int, width: int) -> Tensor:
         """Resize the grid, bicubic without antialias."""
         maps = self.embedding[:, 1:].transpose(1, 2).unflatten(2, self.grid)  # (1, E, g_h, g_w)
-        if size != self.grid:
-            maps = F.interpolate(maps, size=size, mode="bicubic", align_corners=False)
+        if (height, width) != self.grid:
+            maps = F.interpolate(maps, size=(height, width), mode="bicubic", align_corners=False)
         return maps.flatten(2).transpose(1, 2)
-
-    def forward(self, size: Size) -> Tensor:
-        """Return the positions; in evaluation without gradients, the last ones are kept until size or grid change."""
-        grid = self.embedding
-        is_differentiated = torch.is_grad_enabled() and grid.requires_grad
-        if self.training or is_differentiated or torch.compiler.is_compiling() or grid.is_inference():
-            return self.compute(size)
-        key = (size, grid._version, grid.data_ptr(), grid.device, grid.dtype, torch.is_inference_mode_enabled())
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, self.compute(size))
-        return self._kept[1]
-
-    def train(self, mode: bool = True) -> PositionGrid:
-        """Switch the mode and forget what was kept."""
-        self._kept = None
-        return super().train(mode)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave what was kept out of copies and pickles."""
-        return {**self.__dict__, "_kept": None}
