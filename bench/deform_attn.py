@@ -22,8 +22,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from segcore.ops.deform_attn import deform_attn
-from segcore.ops.deform_points import reference_grid, sampling_locations
+from segcore.layers.deform_attn.op import deform_attn
+from segcore.layers.deform_attn.points import reference_grid, sampling_locations
 
 CPU_TARGET = 1.5  # times the plain form, forward, at every shape of ECFD
 GPU_TARGETS = {"plain eager": 8.0, "naive Triton": 2.0}  # forward and backward, bfloat16, on an H200

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ecfd.heads import ECFDHead
 from ecfd.options import SMALL, TINY, ECFDModel
-from segcore.fuse import fuse_norms
+from segcore.layers.fuse import fuse_norms
 from segcore.losses import cross_entropy
 from segcore.segmentor import resize
 

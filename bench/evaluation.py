@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcore.inference import predict_labels, views
-from segcore.metrics import ConfusionMatrix
+from segcore.evaluation.inference import predict_labels, views
+from segcore.evaluation.metrics import ConfusionMatrix
+from segcore.images.transforms import normalize, rescaled_size, resize_image
 from segcore.recipe import MS_RATIOS, Evaluate
-from segcore.transforms import normalize, rescaled_size, resize_image
 
 NUM_CLASSES = 150
 SIZE = (512, 683)
@@ -51,7 +51,7 @@ def cgrseg_model() -> nn.Module:
     """Return CGRSeg-T with random weights."""
     from dataclasses import replace
 
-    from segcore.papers import load_paper
+    from segcore.paper import load_paper
 
     paper = load_paper("cgrseg")
     recipe = paper.recipes["t-ade20k"]

@@ -21,8 +21,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from segcore.fuse import fuse_norms
-from segcore.papers import load_paper
+from segcore.layers.fuse import fuse_norms
+from segcore.paper import load_paper
 
 NUM_CLASSES = 150
 TARGET = 1.2

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from segcore.data.base import ClassTable, Sample, SegmentationDataset
-from segcore.evaluate import evaluate
+from segcore.evaluation.evaluate import evaluate
 from segcore.recipe import Evaluate
 
 NUM_CLASSES = 150

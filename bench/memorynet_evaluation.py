@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from memorynet.paper import PAPER
 from memorynet.recipes import RECIPES
-from segcore.inference import predict_labels, views
+from segcore.evaluation.inference import predict_labels, views
+from segcore.images.transforms import normalize, rescaled_size, resize_image
 from segcore.recipe import Evaluate
-from segcore.transforms import normalize, rescaled_size, resize_image
 
 NUM_CLASSES = 150
 SIZE = (512, 683)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcore.metrics import ConfusionMatrix
+from segcore.evaluation.metrics import ConfusionMatrix
 
 TARGET = 4.0
 CASES = {"ADE20K 512x683, 150 classes": ((512, 683), 150), "Cityscapes 1024x2048, 19 classes": ((1024, 2048), 19)}

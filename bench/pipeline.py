@@ -19,9 +19,8 @@ import cv2
 import numpy as np
 import torch
 
-from segcore.photometric import Distortion, draw_distortion
-from segcore.recipe import Augment
-from segcore.transforms import (
+from segcore.images.photometric import Distortion, draw_distortion
+from segcore.images.transforms import (
     CROP_RETRIES,
     IGNORE,
     MEAN,
@@ -33,6 +32,7 @@ from segcore.transforms import (
     resize_label,
     scaled,
 )
+from segcore.recipe import Augment
 
 SECONDS = 4.0
 ROUNDS = 5

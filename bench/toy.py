@@ -10,7 +10,7 @@ import time
 import cv2
 import numpy as np
 
-from segcore.data.toy import ToyScenes
+from segcore.data.toy.dataset import ToyScenes
 
 SIZES = ((64, 96), (192, 256), (384, 512), (512, 1024))
 SCENES = 40

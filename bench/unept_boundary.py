@@ -22,10 +22,10 @@ from scipy.ndimage import distance_transform_edt
 
 from segcore.data.ade20k import ADE20K
 from segcore.data.labels import IGNORE
-from segcore.data.loader import SampleKey, TrainSet
-from segcore.data.toy import ToyScenes
+from segcore.data.toy.dataset import ToyScenes
+from segcore.images.transforms import TrainTransform
 from segcore.recipe import Augment
-from segcore.transforms import TrainTransform
+from segcore.training.batches import SampleKey, TrainSet
 from unept.boundary import DEGREES_PER_STEP, MAX_DISTANCE, MIN_PIXELS, boundary_maps, distance_gradient
 from unept.boundary_files import encode_offsets, read_offsets
 from unept.boundary_source import BoundarySource

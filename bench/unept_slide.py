@@ -21,7 +21,7 @@ import torch
 from baselines.unept_plain import plain_slide
 from torch import Tensor
 
-from segcore.inference import slide
+from segcore.evaluation.inference import slide
 from unept.model import UNEPT, unept_deit, unept_r50
 
 NETWORKS = {"r50": unept_r50, "deit": unept_deit}

@@ -20,7 +20,7 @@ from iiwa.attention import CrossIIWA, Memory, SelfIIWA, WindowBlock
 from iiwa.neck import CrossFusion
 from iiwa.windows import _sine_table, pad_to_windows, spread_tokens, to_windows, window_grid, window_means
 from segcore.backbones import swin
-from segcore.ops.linear import OneDnnLinear
+from segcore.layers.linear import OneDnnLinear
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -18,7 +18,7 @@ Sizes = tuple[tuple[int, int], ...]
 
 
 def naive_deform_attn(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
-    """Compute `segcore.ops.deform_attn.deform_attn`."""
+    """Compute `segcore.layers.deform_attn.op.deform_attn`."""
     return _NaiveDeformAttn.apply(value, locations, weights, sizes)  # pyright: ignore[reportReturnType]
 
 

@@ -19,8 +19,8 @@ from ecfd.fusion import CrossFusionBlock, TokenMLP
 from ecfd.heads import ECFDHead
 from ecfd.layers import ConvBR
 from ecfd.rce import RCE, PositionGrid
-from segcore.ops.deform_attn import deform_attn
-from segcore.ops.deform_attn_layer import DeformableAttention
+from segcore.layers.deform_attn.layer import DeformableAttention
+from segcore.layers.deform_attn.op import deform_attn
 
 Sizes = Sequence[tuple[int, int]]
 

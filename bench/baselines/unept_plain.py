@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcore.ops.deform_attn import deform_attn
+from segcore.layers.deform_attn.op import deform_attn
 from segcore.segmentor import Target, resize
 from unept.model import UNEPT
 from unept.ops import DIRECTIONS, QuerySelfAttention
@@ -25,7 +25,7 @@ IGNORE = 255
 @contextmanager
 def plain_attention() -> Iterator[None]:
     """Let every deformable attention in the block run the plain form: grid_sample on all heads, queries and points."""
-    with patch("segcore.ops.deform_attn_layer.deform_attn", partial(deform_attn, backend="plain")):
+    with patch("segcore.layers.deform_attn.layer.deform_attn", partial(deform_attn, backend="plain")):
         yield
 
 

@@ -18,7 +18,7 @@ from cgrseg.model import CGRSeg
 from cgrseg.options import CGRSegModel
 from segcore.backbones.norms import synchronized_norms
 from segcore.errors import InputError
-from segcore.fuse import fuse_norms
+from segcore.layers.fuse import fuse_norms
 from segcore.segmentor import StepInfo, Target
 from tests.cgrseg.networks import small_network
 

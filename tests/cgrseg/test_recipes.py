@@ -11,10 +11,10 @@ from cgrseg.model import CGRSeg
 from cgrseg.options import CGRSegModel
 from cgrseg.paper import PAPER
 from cgrseg.recipes import RECIPES
-from segcore.count import count
-from segcore.plain import from_plain, to_plain
+from segcore.layers.count import count
 from segcore.recipe import Recipe
-from segcore.recipe_file import recipe_from_plain
+from segcore.recipe.file import recipe_from_plain
+from segcore.recipe.plain import from_plain, to_plain
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from segcore import distributed
-from segcore.engine import train
-from segcore.papers import Paper, installed_papers
+from segcore.paper import Paper, installed_papers
 from segcore.recipe import Recipe
-from segcore.trainer import Trainer
+from segcore.training.loop import train
+from segcore.training.trainer import Trainer
 
 PAPERS = installed_papers()
 STEPS = 4

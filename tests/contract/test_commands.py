@@ -15,10 +15,13 @@ import cv2
 import numpy as np
 import pytest
 
-from segcore import bench_command, cli, count_command, demo
-from segcore.data.toy import ToyScenes
+from segcore.commands import bench as bench_command
+from segcore.commands import count as count_command
+from segcore.commands import demo
+from segcore.commands import parsing as cli
+from segcore.data.toy.dataset import ToyScenes
 from segcore.errors import InputError
-from segcore.papers import Paper
+from segcore.paper import Paper
 from tests.contract.conftest import Run, small_recipe
 
 BIN = Path(sys.executable).parent

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from segcore.build import build_from_checkpoint, fine_tune_from, model_for_checkpoint
-from segcore.data.loader import target_of_labels
-from segcore.inference import whole
-from segcore.metrics import IGNORE
-from segcore.papers import Paper
+from segcore.evaluation.inference import whole
+from segcore.evaluation.metrics import IGNORE
+from segcore.paper import Paper
 from segcore.segmentor import Segmentor, StepInfo
-from segcore.trainer import Trainer
+from segcore.training.batches import target_of_labels
+from segcore.training.trainer import Trainer
 from tests.contract.conftest import Run, small_recipe
 
 CLASSES = 8

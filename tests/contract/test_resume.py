@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from segcore.checkpoint import latest_state, load_state, read_checkpoint
-from segcore.engine import train
 from segcore.recipe import Recipe
 from segcore.report.run_report import read_log
-from segcore.trainer import Trainer
+from segcore.training.loop import train
+from segcore.training.trainer import Trainer
+from segcore.weights.files import latest_state, load_state, read_checkpoint
 from tests.contract.conftest import STEPS, Run
 
 

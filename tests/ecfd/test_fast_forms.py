@@ -21,9 +21,9 @@ from ecfd.heads import ECFDHead
 from ecfd.rce import RCE, PositionGrid
 from ecfd.resized_conv import conv_of_resized
 from ecfd.tokens import reference_points, to_maps, to_tokens
-from segcore.fuse import fuse_norms
-from segcore.ops.deform_attn_layer import DeformableAttention
-from segcore.ops.deform_points import reference_grid
+from segcore.layers.deform_attn.layer import DeformableAttention
+from segcore.layers.deform_attn.points import reference_grid
+from segcore.layers.fuse import fuse_norms
 from tests.ecfd.networks import VARIANTS, feature_maps, small_head
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench" / "baselines"))  # no package

@@ -13,11 +13,11 @@ from ecfd.model import ECFD
 from ecfd.options import ECFDModel
 from ecfd.paper import PAPER
 from ecfd.recipes import RECIPES
-from segcore.count import Count, count
 from segcore.data import dataset_classes
-from segcore.plain import from_plain, to_plain
+from segcore.layers.count import Count, count
 from segcore.recipe import Recipe
-from segcore.recipe_file import recipe_from_plain
+from segcore.recipe.file import recipe_from_plain
+from segcore.recipe.plain import from_plain, to_plain
 
 # specs/ecfd 8: parameters (M) and GMACs as measured on the reference
 MEASURED = {

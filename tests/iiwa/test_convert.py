@@ -16,9 +16,9 @@ from iiwa.paper import PAPER
 from iiwa.recipes import RECIPES
 from iiwa.released import find_blocks, load_blocks
 from segcore.build import fine_tune_from, model_for_checkpoint
-from segcore.checkpoint import CheckpointMeta, save_weights
 from segcore.errors import InputError
-from segcore.plain import to_plain
+from segcore.recipe.plain import to_plain
+from segcore.weights.files import CheckpointMeta, save_weights
 from tests.iiwa.networks import TINY, noise, small_network
 
 VARIANTS = {

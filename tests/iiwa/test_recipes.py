@@ -12,10 +12,10 @@ from iiwa.model import IIWA
 from iiwa.options import IIWAModel
 from iiwa.paper import PAPER
 from iiwa.recipes import RECIPES
-from segcore.count import count
-from segcore.optim import parameter_groups
-from segcore.plain import from_plain, to_plain
-from segcore.recipe_file import recipe_from_plain
+from segcore.layers.count import count
+from segcore.recipe.file import recipe_from_plain
+from segcore.recipe.plain import from_plain, to_plain
+from segcore.training.optim import parameter_groups
 
 PUBLISHED = [name for name in RECIPES if name not in ("toy", "camvid")]
 

@@ -15,10 +15,10 @@ from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
 from memorynet.paper import PAPER
 from memorynet.recipes import RECIPES
 from segcore.build import fine_tune_from, model_for_checkpoint
-from segcore.checkpoint import CheckpointMeta, save_weights
 from segcore.errors import InputError
-from segcore.plain import to_plain
 from segcore.recipe import Recipe
+from segcore.recipe.plain import to_plain
+from segcore.weights.files import CheckpointMeta, save_weights
 from tests.memorynet.networks import SMALL, random, small_network
 
 CASES = Path(__file__).parents[1] / "parity" / "cases" / "memorynet"

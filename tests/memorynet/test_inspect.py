@@ -15,9 +15,9 @@ from memorynet.inspection_command import main
 from memorynet.inspection_picture import draw_memory
 from memorynet.memory import Memory, MemorySettings
 from memorynet.paper import PAPER
-from segcore.checkpoint import CheckpointMeta, read_checkpoint, save_weights
 from segcore.data.base import load_classes
 from segcore.errors import InputError
+from segcore.weights.files import CheckpointMeta, read_checkpoint, save_weights
 
 NAMES = ["road", "sidewalk", "sky", "train"]
 

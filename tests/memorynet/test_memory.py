@@ -11,7 +11,7 @@ from memorynet.attention import Attention
 from memorynet.memory import MemoryRead, MemorySettings
 from memorynet.ops import update_memory
 from memorynet.recipes import RECIPES
-from segcore.optim import learning_rate
+from segcore.training.optim import learning_rate
 from tests.memorynet.networks import STEP, batch_of, random, small_network, total
 
 CLASSES, CHANNELS = 5, 12

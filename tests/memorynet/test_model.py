@@ -21,8 +21,8 @@ from memorynet.model import MemoryNet, MemorySegmentor
 from memorynet.options import MemoryNetModel
 from segcore.backbones import create_backbone
 from segcore.errors import InputError
-from segcore.fuse import fuse_norms
-from segcore.heads.fcn import FCNHead
+from segcore.layers.fcn_head import FCNHead
+from segcore.layers.fuse import fuse_norms
 from segcore.segmentor import StepInfo, Target
 from tests.memorynet.networks import SMALL, STEP, batch_of, random, small_network, total
 

@@ -12,9 +12,9 @@ from memorynet.options import MemoryNetModel
 from memorynet.paper import PAPER
 from memorynet.recipes import RECIPES
 from segcore.data import dataset_classes
-from segcore.plain import from_plain, to_plain
 from segcore.recipe import MS_RATIOS
-from segcore.recipe_file import recipe_from_plain
+from segcore.recipe.file import recipe_from_plain
+from segcore.recipe.plain import from_plain, to_plain
 
 PUBLISHED = [name for name in RECIPES if name not in ("toy", "camvid")]
 FIVE = (0.5, 0.75, 1.0, 1.25, 1.5)

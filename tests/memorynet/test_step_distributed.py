@@ -16,7 +16,7 @@ from memorynet.recipes import RECIPES
 from segcore import distributed
 from segcore.recipe import Recipe
 from segcore.segmentor import Target
-from segcore.trainer import Trainer
+from segcore.training.trainer import Trainer
 from tests.memorynet.networks import SMALL, batch_of
 from tests.memorynet.two_processes import run_two
 

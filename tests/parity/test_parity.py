@@ -7,13 +7,13 @@ import importlib.util
 
 import pytest
 
-from tests.parity.cases import ParityCase, find_cases
+from tests.parity.case_files import ParityCase, find_cases
 
 
 @pytest.mark.parametrize("case", find_cases(), ids=lambda case: f"{case.paper}-{case.name}")
 def test_every_value_equals_the_published_implementation(case: ParityCase) -> None:
-    adapter_name = f"tests.{case.paper}.parity_adapter"
-    if importlib.util.find_spec(f"tests.{case.paper}") is None:
+    adapter_name = f"tests.parity.{case.paper}.adapter"
+    if importlib.util.find_spec(f"tests.parity.{case.paper}") is None:
         pytest.skip(f"no package of this repository implements {case.paper}")
     adapter = importlib.import_module(adapter_name)
     compared = 0

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
-from segcore.label_maps import LabeledSample
-from segcore.region import Box
+from segcore.images.region import Box
+from segcore.images.target_maps import LabeledSample
 from unept import boundary
 from unept.boundary import BoundaryMaps, boundary_maps
 from unept.boundary_source import ANGLE, DISTANCE, BoundarySource

@@ -16,14 +16,14 @@ from scipy.io import savemat
 
 from segcore.data.ade20k import ADE20K
 from segcore.data.base import FileDataset
-from segcore.data.loader import BatchPlan, StepSampler, TrainSet, train_loader
 from segcore.data.pascal_context import PascalContext60
 from segcore.errors import InputError
-from segcore.label_maps import LabeledSample
+from segcore.images.region import Box
+from segcore.images.target_maps import LabeledSample
+from segcore.images.transforms import TrainTransform
 from segcore.recipe import Augment
-from segcore.region import Box
 from segcore.segmentor import Target
-from segcore.transforms import TrainTransform
+from segcore.training.batches import BatchPlan, StepSampler, TrainSet, train_loader
 from tests.unept.test_boundary import regions
 from unept.boundary import boundary_maps
 from unept.boundary_files import encode_offsets, offset_file, read_offsets

@@ -16,10 +16,10 @@ import torch
 from scipy.io import whosmat
 
 from segcore.data.labels import reduce_zero_label
-from segcore.label_maps import LabelMaps, WholeMaps
+from segcore.images.target_maps import LabelMaps, WholeMaps
+from segcore.images.transforms import TrainTransform, pad_label
 from segcore.recipe import Augment
-from segcore.transforms import TrainTransform, pad_label
-from tests.parity.cases import find_files
+from tests.parity.case_files import find_files
 from unept.boundary import boundary_maps
 from unept.boundary_files import read_offsets
 from unept.boundary_source import ANGLE, DISTANCE, BoundaryTargets

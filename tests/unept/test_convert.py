@@ -11,7 +11,7 @@ import torch
 
 from segcore.build import model_for_checkpoint
 from segcore.errors import InputError
-from tests.parity.cases import DEFAULT_DIRECTORY
+from tests.parity.case_files import DEFAULT_DIRECTORY
 from tests.unept.networks import random_image, small_network, small_options
 from unept.convert import infer_model, name_map
 from unept.model import UNEPT

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segcore.errors import InputError
-from segcore.fuse import fuse_norms
-from segcore.inference import slide, whole
+from segcore.evaluation.inference import slide, whole
+from segcore.layers.fuse import fuse_norms
 from tests.unept.networks import STEP, random_image, random_target, small_network, small_options
 from unept.context import ContextBranch
 from unept.model import UNEPT

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from segcore.ops.deform_points import reference_grid
+from segcore.layers.deform_attn.points import reference_grid
 from tests.unept.networks import random_image
 from unept.ops import LEVELS, Pyramid, PyramidAttention, QuerySelfAttention
 from unept.positions import level_positions, reference_points, sine_positions

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from segcore.count import count
-from segcore.inference import _starts
-from segcore.optim import learning_rate, parameter_groups
-from segcore.plain import from_plain, to_plain
+from segcore.evaluation.inference import _starts
+from segcore.images.transforms import rescaled_size, scaled
+from segcore.layers.count import count
 from segcore.recipe import MS_RATIOS, Recipe
-from segcore.recipe_file import recipe_from_plain
-from segcore.transforms import rescaled_size, scaled
+from segcore.recipe.file import recipe_from_plain
+from segcore.recipe.plain import from_plain, to_plain
+from segcore.training.optim import learning_rate, parameter_groups
 from unept.convert import name_map
 from unept.model import UNEPT
 from unept.options import UNEPTModel

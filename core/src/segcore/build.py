@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from segcore.checkpoint import CheckpointMeta, LoadedCheckpoint, load_into, read_checkpoint
 from segcore.errors import InputError
-from segcore.papers import Paper, load_paper
-from segcore.plain import from_plain, to_plain
+from segcore.paper import Paper, load_paper
 from segcore.recipe import Model, Recipe
-from segcore.recipe_file import recipe_from_plain
+from segcore.recipe.file import recipe_from_plain
+from segcore.recipe.plain import from_plain, to_plain
 from segcore.segmentor import Segmentor
+from segcore.weights.files import CheckpointMeta, LoadedCheckpoint, load_into, read_checkpoint
 
 _STARTING = ("pretrained", "weights", "backbone_norm")
 _RATES = ("dropout", "drop_path")

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from segcore import distributed
 from segcore.build import build_from_checkpoint, load_for_recipe
-from segcore.checkpoint import LoadedCheckpoint, read_checkpoint
 from segcore.data.base import ClassTable, load_classes
 from segcore.data.read import read_image
 from segcore.errors import InputError
-from segcore.inference import predict, predict_labels, views
-from segcore.papers import Paper
+from segcore.evaluation.inference import predict, predict_labels, views
+from segcore.paper import Paper
 from segcore.recipe import Evaluate, Recipe
+from segcore.weights.files import LoadedCheckpoint, read_checkpoint
 
 ImageInput = str | Path | np.ndarray | Image.Image
 

@@ -8,7 +8,7 @@ from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from segcore.backbones.hierarchical import HierarchicalBackbone
-from segcore.convert import NameMap
+from segcore.weights.names import NameMap
 
 MODULES = ("convnext",)
 """timm's file of these models."""

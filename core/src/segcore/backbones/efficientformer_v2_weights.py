@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.backbones.pretrained import create_timm_model
-from segcore.checkpoint import read_checkpoint
-from segcore.convert import NameMap
 from segcore.errors import InputError
+from segcore.weights.files import read_checkpoint
+from segcore.weights.names import NameMap
 
 _POOLED = r"(token_mixer|attn)\.(q|k|v|v_local|stride_conv)"
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from segcore.checkpoint import read_checkpoint
-from segcore.convert import NameMap
 from segcore.errors import InputError
+from segcore.weights.files import read_checkpoint
+from segcore.weights.names import NameMap
 
 _PREFIX = "backbone."
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcore.kept import KeptBySize
+from segcore.layers.kept_by_size import KeptBySize
 
 
 class PositionBias(KeptBySize):

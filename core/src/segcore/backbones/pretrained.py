@@ -13,8 +13,8 @@ import timm
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 
-from segcore.checkpoint import read_checkpoint
 from segcore.errors import InputError
+from segcore.weights.files import read_checkpoint
 
 _LOG = logging.getLogger(__name__)
 _CONNECT_SECONDS = 5.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from segcore.convert import NameMap
+from segcore.weights.names import NameMap
 
 # Our name -> OpenMMLab's (specs/ecfd 2, specs/memorynet 6, specs/unept 2.2); the stem of ResNet-C counts convolutions,
 # norms and activations as one list. Names of papers keep the `backbone.` before them.

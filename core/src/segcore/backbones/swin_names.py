@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from segcore.convert import NameMap, Transform
+from segcore.weights.names import NameMap, Transform
 
 _START = r"(^|backbone\.)"
 _BLOCK = rf"({_START}stages\.\d+\.blocks\.\d+\.)"

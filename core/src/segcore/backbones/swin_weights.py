@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from segcore.backbones.named_weights import load_named, read_backbone_tensors
 from segcore.backbones.pretrained import create_timm_model
 from segcore.backbones.swin_names import MICROSOFT, OPENMMLAB, TIMM
-from segcore.convert import NameMap
+from segcore.weights.names import NameMap
 
 _TABLE = "relative_position_bias_table"
 

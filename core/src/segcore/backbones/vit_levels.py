@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from segcore.backbones.base import Backbone
 from segcore.backbones.pretrained import create_timm_model
-from segcore.checkpoint import read_checkpoint
 from segcore.errors import InputError
+from segcore.weights.files import read_checkpoint
 
 _WITH_TABLE = ("vision_transformer", "deit")
 """timm's files whose models look positions up in a table and nothing else."""

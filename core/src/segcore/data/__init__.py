@@ -65,7 +65,7 @@ def dataset_classes(data: Data, name: str = "") -> ClassTable:
     """
     name = name or data.dataset
     if name == "toy":
-        from segcore.data.toy import ToyScenes
+        from segcore.data.toy.dataset import ToyScenes
 
         return ToyScenes.classes
     if name not in _PUBLISHED:
@@ -95,7 +95,7 @@ def create_dataset(
         hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(DATASETS)}"
         raise InputError(f"--data.dataset: there is no data set {name!r}; {hint}")
     if name == "toy":
-        from segcore.data.toy import ToyScenes
+        from segcore.data.toy.dataset import ToyScenes
 
         if list_file:
             raise InputError(f"the generated data set 'toy' has no files, so the list file {list_file} cannot be used")

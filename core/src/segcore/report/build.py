@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segcore.checkpoint import read_checkpoint
 from segcore.data import create_dataset
 from segcore.errors import InputError
-from segcore.papers import load_paper
+from segcore.paper import load_paper
 from segcore.predictor import Predictor
 from segcore.recipe import Recipe
-from segcore.recipe_file import recipe_from_plain
+from segcore.recipe.file import recipe_from_plain
 from segcore.report.gallery import make_pictures, write_gallery
 from segcore.report.page import write_report
 from segcore.report.run_report import GALLERY, collect, find_weights
+from segcore.weights.files import read_checkpoint
 
 
 def report_run(

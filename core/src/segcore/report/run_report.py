@@ -13,10 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segcore.checkpoint import CheckpointMeta, LoadedCheckpoint, read_checkpoint
 from segcore.errors import InputError
-from segcore.papers import installed_papers
+from segcore.paper import installed_papers
 from segcore.recipe import Published
+from segcore.weights.files import CheckpointMeta, LoadedCheckpoint, read_checkpoint
 
 GALLERY = "gallery"
 """Folder of a work directory with "NUMBER NAME.image.png", .label.png (where labeled) and .prediction.png."""

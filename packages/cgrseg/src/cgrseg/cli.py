@@ -1,6 +1,6 @@
 """The commands cgrseg-train, cgrseg-test and cgrseg-predict."""
 
 from cgrseg.paper import PAPER
-from segcore.cli import commands
+from segcore.commands.parsing import commands
 
 train, test, predict = commands(PAPER)

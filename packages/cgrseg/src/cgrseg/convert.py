@@ -8,10 +8,10 @@ from dataclasses import replace
 from cgrseg.options import CGRSegModel
 from segcore.backbones.efficientformer_v2 import EfficientFormerV2
 from segcore.backbones.efficientformer_v2_weights import REFERENCE_DROPPED, REFERENCE_RENAMES
-from segcore.convert import NameMap
 from segcore.errors import InputError
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
+from segcore.weights.names import NameMap
 
 _HEAD_RENAMES = (
     (r"^head\.pyramid\.blocks\.", "decode_head.trans.transformer_blocks."),

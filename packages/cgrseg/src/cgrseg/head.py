@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from segcore.fuse import fold_into_next, fold_into_previous
-from segcore.precision import full_precision
+from segcore.layers.fuse import fold_into_next, fold_into_previous
+from segcore.layers.precision import full_precision
 from segcore.segmentor import resize
 
 MLP_RATIO = 2

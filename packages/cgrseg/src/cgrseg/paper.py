@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from cgrseg.options import CGRSegModel
 from cgrseg.recipes import RECIPES
-from segcore.papers import Paper
+from segcore.paper import Paper
 from segcore.recipe import Model, Recipe
 
 if TYPE_CHECKING:
-    from segcore.convert import NameMap
     from segcore.segmentor import Segmentor
+    from segcore.weights.names import NameMap
 
 
 def _build(recipe: Recipe, num_classes: int) -> Segmentor:

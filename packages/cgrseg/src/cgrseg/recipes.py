@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cgrseg.options import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
-from segcore.data.fragments import ADE20K_512, COCO_STUFF_10K, PASCAL_CONTEXT_59, Fragment
 from segcore.recipe import Augment, Data, Evaluate, Optim, Published, Recipe, Run, Schedule
+from segcore.recipe.protocols import ADE20K_512, COCO_STUFF_10K, PASCAL_CONTEXT_59, Fragment
 
 # "head" also hits the backbone's talking_head convolutions, and norms called q.1 or bn keep their decay: as published
 _OPTIM = Optim(

@@ -13,10 +13,10 @@ from ecfd.options import HEADS_BY_WIDTH, TWO_STREAMS, ECFDModel, Head
 from segcore.backbones import convnext, resnet_names, swin_names
 from segcore.backbones.convnext import ConvNeXt
 from segcore.backbones.swin import Swin
-from segcore.convert import NameMap
 from segcore.errors import InputError
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
+from segcore.weights.names import NameMap
 
 Shapes = Mapping[str, tuple[int, ...]]
 

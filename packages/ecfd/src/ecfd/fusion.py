@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecfd.tokens import Size, reference_points, to_maps, to_tokens
-from segcore.ops.deform_attn_layer import DeformableAttention
+from segcore.layers.deform_attn.layer import DeformableAttention
 
 _SINGLE_STREAM_MLP_RATIO = 0.25  # whatever the configuration says, as published
 

@@ -11,7 +11,7 @@ from ecfd.heads import HEADS
 from ecfd.options import BASE, LARGE, SMALL, TINY, ECFDModel
 from segcore.backbones import Backbone, create_backbone
 from segcore.errors import check
-from segcore.heads.fcn import FCNHead
+from segcore.layers.fcn_head import FCNHead
 from segcore.losses import SegmentationLoss
 from segcore.recipe import Loss
 from segcore.segmentor import EncoderDecoder

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecfd.tokens import Size, size_of
-from segcore.kept import KeptBySize
+from segcore.layers.kept_by_size import KeptBySize
 from segcore.segmentor import resize
 
 

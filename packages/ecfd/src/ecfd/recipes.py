@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ecfd.options import BASE, LARGE, SMALL, TINY, ECFDModel
-from segcore.data.fragments import BDD100K, CITYSCAPES, PASCAL_CONTEXT_59, Fragment
 from segcore.recipe import Augment, Data, Evaluate, Optim, Published, Recipe, Run, Schedule
+from segcore.recipe.protocols import BDD100K, CITYSCAPES, PASCAL_CONTEXT_59, Fragment
 
 _RESNETS = {"r50": "resnet50c", "r101": "resnet101c"}
 _WEIGHT_DECAY = {"r50": 1e-4, "r101": 1e-4, "swin-l": 0.05, "convnext-l": 0.05}

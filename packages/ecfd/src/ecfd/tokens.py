@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ecfd.constants import kept
-from segcore.ops.deform_points import reference_grid
+from segcore.layers.deform_attn.points import reference_grid
 
 Size = tuple[int, int]
 """Height and width of a map, pixels."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from iiwa.ops import match_windows
 from iiwa.windows import pad_to_windows, sine_position, spread_tokens, to_windows, window_grid, window_means
-from segcore.precision import full_precision
+from segcore.layers.precision import full_precision
 
 
 class Memory(NamedTuple):

@@ -19,10 +19,10 @@ from iiwa.released import ATTENTION_LEAVES, FUSION_LEAVES, describe_blocks
 from segcore.backbones import create_backbone
 from segcore.backbones.swin import Swin
 from segcore.backbones.swin_names import OPENMMLAB
-from segcore.convert import NameMap
 from segcore.errors import InputError
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
+from segcore.weights.names import NameMap
 
 Shapes = Mapping[str, tuple[int, ...]]
 

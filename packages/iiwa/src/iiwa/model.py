@@ -14,8 +14,8 @@ from iiwa.neck import CascadeNeck
 from iiwa.options import IIWA_B, IIWA_L, IIWA_S, IIWAModel
 from segcore.backbones import Backbone, create_backbone
 from segcore.errors import InputError
+from segcore.layers.linear import use_onednn
 from segcore.losses import SegmentationLoss, pixel_accuracy
-from segcore.ops.linear import use_onednn
 from segcore.recipe import Loss
 from segcore.segmentor import EncoderDecoder, StepInfo, Target, resize
 

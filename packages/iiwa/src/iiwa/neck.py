@@ -16,7 +16,7 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from iiwa.windows import pad_to_grid, sine_position, spread_tokens, to_windows, window_grid, window_means
-from segcore.precision import full_precision
+from segcore.layers.precision import full_precision
 
 Window = tuple[int, int]
 FusionType = Literal["1", "2"]

@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from iiwa.options import IIWA_B, IIWA_L, IIWA_S, IIWAModel
-from segcore.data.fragments import (
+from segcore.recipe import Augment, Data, Evaluate, Loss, Optim, Published, Recipe, Run, Schedule
+from segcore.recipe.protocols import (
     ADE20K_512,
     ADE20K_576,
     CITYSCAPES,
@@ -23,7 +24,6 @@ from segcore.data.fragments import (
     PASCAL_CONTEXT_59,
     Fragment,
 )
-from segcore.recipe import Augment, Data, Evaluate, Loss, Optim, Published, Recipe, Run, Schedule
 
 # fmt: off
 _CITYSCAPES_WEIGHTS = (

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from segcore.convert import NameMap
 from segcore.errors import InputError
 from segcore.segmentor import Segmentor
+from segcore.weights.names import NameMap
 
 Shape = tuple[int, ...]
 _SHOWN = 6

@@ -1,6 +1,6 @@
 """The commands memorynet-train, memorynet-test and memorynet-predict."""
 
 from memorynet.paper import PAPER
-from segcore.cli import commands
+from segcore.commands.parsing import commands
 
 train, test, predict = commands(PAPER)

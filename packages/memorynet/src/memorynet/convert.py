@@ -16,11 +16,11 @@ from segcore.backbones.resnet_names import RENAMES as RESNET_RENAMES
 from segcore.backbones.timm_names import RENAMES as TIMM_RENAMES
 from segcore.backbones.vit_levels import MEMORYNET_RENAMES as TRANSFORMER_RENAMES
 from segcore.backbones.vit_levels import TransformerLevels
-from segcore.convert import NameMap
 from segcore.errors import InputError
-from segcore.heads.fcn import FCNHead
+from segcore.layers.fcn_head import FCNHead
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
+from segcore.weights.names import NameMap
 
 _CONTEXT = "context_within_image_module"
 

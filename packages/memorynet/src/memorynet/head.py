@@ -23,7 +23,7 @@ from segcore.losses import at_least_float32
 class PixelHead(Protocol):
     """A head that a memory can be put on: it exposes pixel features and a first prediction of the same size.
 
-    `segcore.heads.fcn.FCNHead` is one; so is any module with these two.
+    `segcore.layers.fcn_head.FCNHead` is one; so is any module with these two.
 
     Attributes:
         channels: of the pixel features.

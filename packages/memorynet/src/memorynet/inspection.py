@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from segcore.checkpoint import LoadedCheckpoint, read_checkpoint
 from segcore.errors import InputError, check
+from segcore.weights.files import LoadedCheckpoint, read_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor

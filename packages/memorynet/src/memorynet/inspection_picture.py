@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from memorynet.inspection import MemoryContent, memory_of
-from segcore.checkpoint import LoadedCheckpoint
 from segcore.report.run_report import ReportSection
+from segcore.weights.files import LoadedCheckpoint
 
 _INK, _QUIET, _EMPTY, _BAR = (28, 36, 48), (102, 113, 128), (226, 229, 233), (37, 99, 201)
 _LONGEST_NAME = 26

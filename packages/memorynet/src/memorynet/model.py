@@ -18,7 +18,7 @@ from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
 from segcore.backbones import Backbone, create_backbone, plain
 from segcore.backbones.pretrained import check_name
 from segcore.errors import InputError
-from segcore.heads.fcn import FCNHead
+from segcore.layers.fcn_head import FCNHead
 from segcore.losses import IGNORE, SegmentationLoss, at_least_float32, pixel_accuracy
 from segcore.recipe import Loss
 from segcore.segmentor import EncoderDecoder, StepInfo, Target, resize

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from memorynet.options import MemoryNetModel
 from memorynet.recipes import RECIPES
 from segcore.errors import check
-from segcore.papers import Paper
+from segcore.paper import Paper
 from segcore.recipe import Model, Recipe
 
 if TYPE_CHECKING:
-    from segcore.checkpoint import LoadedCheckpoint
-    from segcore.convert import NameMap
     from segcore.report.run_report import ReportSection
     from segcore.segmentor import Segmentor
+    from segcore.weights.files import LoadedCheckpoint
+    from segcore.weights.names import NameMap
 
 _ROUNDING = 1e-9
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
-from segcore.data.fragments import (
+from segcore.recipe import Augment, Data, Evaluate, Loss, Optim, Published, Recipe, Run, Schedule
+from segcore.recipe.protocols import (
     ADE20K_MEMORYNET,
     CITYSCAPES_MEMORYNET,
     COCO_STUFF_10K_MEMORYNET,
@@ -18,7 +19,6 @@ from segcore.data.fragments import (
     LIP,
     Fragment,
 )
-from segcore.recipe import Augment, Data, Evaluate, Loss, Optim, Published, Recipe, Run, Schedule
 
 _LOSS = Loss(average="valid")
 _WINDOWS = {"crop": (512, 512), "stride": (341, 341)}

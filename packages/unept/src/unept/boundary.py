@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from segcore.region import Box
+from segcore.images.region import Box
 
 IGNORE = 255
 MIN_PIXELS = 100

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segcore.label_maps import LabeledSample, LabelMaps, WholeMaps
-from segcore.region import Box
+from segcore.images.region import Box
+from segcore.images.target_maps import LabeledSample, LabelMaps, WholeMaps
 from unept.boundary import boundary_maps
 from unept.boundary_files import offset_file, read_offsets
 

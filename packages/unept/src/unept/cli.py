@@ -1,6 +1,6 @@
 """The commands unept-train, unept-test and unept-predict."""
 
-from segcore.cli import commands
+from segcore.commands.parsing import commands
 from unept.paper import PAPER
 
 train, test, predict = commands(PAPER)

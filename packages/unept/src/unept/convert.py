@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from segcore.backbones import resnet_names, timm_names
-from segcore.convert import NameMap
 from segcore.errors import InputError
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
+from segcore.weights.names import NameMap
 from unept.model import UNEPT
 from unept.ops import LEVELS
 from unept.options import STRIDE, UNEPT_R50, UNEPTModel

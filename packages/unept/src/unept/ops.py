@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from segcore.ops.deform_attn_layer import DeformableAttention
+from segcore.layers.deform_attn.layer import DeformableAttention
 from unept.positions import Sizes, reference_points
 
 LEVELS = 3

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from segcore.papers import Paper
+from segcore.paper import Paper
 from segcore.recipe import Model, Recipe
 from unept.options import UNEPTModel
 from unept.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from segcore.convert import NameMap
-    from segcore.label_maps import MapSource
+    from segcore.images.target_maps import MapSource
     from segcore.segmentor import Segmentor
+    from segcore.weights.names import NameMap
 
 
 def _build(recipe: Recipe, num_classes: int) -> Segmentor:

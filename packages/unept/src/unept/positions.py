@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from segcore.ops.deform_points import reference_grid
+from segcore.layers.deform_attn.points import reference_grid
 
 Sizes = tuple[tuple[int, int], ...]
 """Height and width of every map, pixels of the map."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from segcore.data.fragments import ADE20K_480, PASCAL_CONTEXT_60, Fragment
 from segcore.recipe import Augment, Data, Evaluate, Optim, Published, Recipe, Run, Schedule
+from segcore.recipe.protocols import ADE20K_480, PASCAL_CONTEXT_60, Fragment
 from unept.options import UNEPT_DEIT, UNEPT_R50, UNEPTModel
 
 # every parameter decays, norms, biases and embeddings too: as published

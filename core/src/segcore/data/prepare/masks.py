@@ -42,7 +42,7 @@ def read_masks(files: Sequence[Path], folder: Path) -> tuple[list[Job], dict[str
 def _load(path: Path) -> Mapping[int, Any]:
     from torch.serialization import safe_globals  # torch loads only for this kind of file
 
-    from segcore.published import read_torch_file
+    from segcore.weights.torch_files import read_torch_file
 
     with safe_globals([Image.Image]):  # pixels only: its pickled state runs no code
         content = read_torch_file(path)

@@ -1,0 +1,129 @@
+"""`segcore bench`: how fast a recipe's network runs on this machine, and in how much memory."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from segcore.commands.recipe_arguments import add_recipe_arguments, chosen_recipe
+from segcore.errors import InputError
+from segcore.paper import Paper
+from segcore.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="segcore bench",
+        description="Time the network of a recipe with random weights: inference as it is, with its norms folded, and "
+        "a training step. Median over the runs.",
+    )
+    add_recipe_arguments(parser)
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images of a forward pass (default: 1)")
+    parser.add_argument("--train-batch", type=int, default=2, metavar="N", help="images of a step (default: 2)")
+    parser.add_argument("--runs", type=int, default=10, metavar="N", help="measured runs of each form (default: 10)")
+    parser.add_argument("--amp", choices=("off", "bf16", "fp16"), default="off", help="precision (default: off)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `segcore bench`; returns the exit code.
+
+    Raises:
+        InputError: for an unknown recipe or a number that must be positive.
+    """
+    options = _parser().parse_args(list(argv))
+    for name in ("batch", "train_batch", "runs"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    paper, recipe, size = chosen_recipe(options)
+    bare = replace(recipe, model=replace(recipe.model, pretrained=False, weights=""))
+    run = replace(bare.run, device=options.device, amp=options.amp)
+    batches = (options.batch, options.train_batch)
+    for line in measure(paper, replace(bare, run=run), size, batches, options.runs):
+        print(line, flush=True)
+    return 0
+
+
+def measure(paper: Paper, recipe: Recipe, size: tuple[int, int], batches: tuple[int, int], runs: int) -> list[str]:
+    """Return a table of milliseconds and images per second, and where it was measured.
+
+    Args:
+        size: height and width of the images.
+        batches: images of a forward pass, and of a training step.
+        runs: measured runs of each form, after two that are not.
+    """
+    import torch  # only here, so --help is instant
+
+    from segcore import distributed
+    from segcore.build import build_model
+    from segcore.data import dataset_classes
+    from segcore.layers.fuse import fuse_norms
+    from segcore.segmentor import StepInfo
+    from segcore.training.batches import target_of_labels
+
+    device = distributed.init(recipe.run.device).device
+    dtype = torch.float16 if recipe.run.amp == "fp16" else torch.bfloat16
+    num_classes = len(dataset_classes(recipe.data).names)
+    model = build_model(paper, recipe, num_classes).to(device).to(memory_format=torch.channels_last)
+    image, image_to_learn = (
+        torch.randn(batch, 3, *size, device=device).to(memory_format=torch.channels_last) for batch in batches
+    )
+    labels = torch.randint(0, num_classes, (batches[1], *size), device=device)
+    target = target_of_labels(labels, paper.map_source(recipe))
+
+    def forward(network: torch.nn.Module) -> Callable[[], None]:
+        def run() -> None:
+            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=recipe.run.amp != "off"):
+                network(image)
+
+        return run
+
+    def learn() -> None:
+        with torch.autocast(device.type, dtype, enabled=recipe.run.amp != "off"):
+            terms = model.losses(image_to_learn, target, StepInfo(0, 1, recipe.optim.lr))
+        torch.stack([value for name, value in terms.items() if "loss" in name]).sum().backward()
+        model.zero_grad()
+
+    model.eval()
+    forms = [("inference", forward(model), batches[0]), ("norms folded", forward(fuse_norms(model)), batches[0])]
+    rows = [_row(name, _median(run, runs, device), batch) for name, run, batch in forms]
+    model.train()
+    rows.append(_row("training step", _median(learn, runs, device), batches[1]))
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    title = (
+        f"{size[0]}x{size[1]}, {num_classes} classes, precision {recipe.run.amp}, {where}, torch {torch.__version__}"
+    )
+    return [title, f"{'':16}{'batch':>6}{'ms':>10}{'images/s':>10}", *rows, _memory(device)]
+
+
+def _median(run: Callable[[], None], runs: int, device: torch.device) -> float:
+    """Return the median seconds of a call, finished on the device."""
+    import torch
+
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    seconds = []
+    for _ in range(runs + 2):
+        wait()
+        started = time.perf_counter()
+        run()
+        wait()
+        seconds.append(time.perf_counter() - started)
+    return sorted(seconds[2:])[runs // 2]
+
+
+def _row(name: str, seconds: float, batch: int) -> str:
+    return f"{name:16}{batch:>6}{1000 * seconds:>10.1f}{batch / seconds:>10.1f}"
+
+
+def _memory(device: torch.device) -> str:
+    from segcore.training.log import used_memory
+
+    kind = "allocated on the GPU" if device.type == "cuda" else "resident in the process"
+    return f"peak memory {used_memory():.0f} MiB {kind}"

@@ -1,0 +1,116 @@
+"""`segcore convert`: between published checkpoints and ours."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segcore.errors import InputError
+from segcore.paper import Paper, load_paper
+from segcore.recipe import Recipe
+from segcore.recipe.plain import to_plain
+
+if TYPE_CHECKING:
+    from segcore.data.base import ClassTable
+    from segcore.weights.files import LoadedCheckpoint
+
+_DESCRIPTION = """Turn a published .pth checkpoint into one of ours (IN.pth OUT.safetensors --paper --recipe), or one of
+ours into the published layout (IN.safetensors OUT.pth). Every tensor must fit; nothing is skipped silently."""
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="segcore convert", description=_DESCRIPTION)
+    parser.add_argument("source", type=Path, metavar="IN", help="checkpoint to read")
+    parser.add_argument("target", type=Path, metavar="OUT", help="file to write: .safetensors, or .pth for the reverse")
+    parser.add_argument("--paper", default="", help="paper that the checkpoint is of, e.g. cgrseg")
+    parser.add_argument("--recipe", default="", help="recipe it was trained with, e.g. t-ade20k")
+    classes = "classes of a checkpoint that names none: a file (names, or JSON), or a data set; default: the recipe's"
+    parser.add_argument("--classes", default="", metavar="FILE|DATASET", help=classes)
+    unsafe = "unpickle without restriction: RUNS CODE of the file; only for files you trust"
+    parser.add_argument("--unsafe", action="store_true", help=unsafe)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code.
+
+    Raises:
+        InputError: for files that cannot be read, written or converted.
+    """
+    options = _parse(argv)
+    if options.target.suffix == ".safetensors":
+        if not options.paper or not options.recipe:
+            raise InputError("converting a published checkpoint needs --paper NAME and --recipe NAME")
+        to_ours(options.source, options.target, options.paper, options.recipe, options.classes, unsafe=options.unsafe)
+    elif options.target.suffix == ".pth":
+        to_published(options.source, options.target)
+    else:
+        raise InputError(f"{options.target}: expected OUT to end with .safetensors (ours) or .pth (published)")
+    print(f"wrote {options.target}")
+    return 0
+
+
+def to_ours(source: Path, target: Path, paper_name: str, recipe_name: str, classes: str, *, unsafe: bool) -> None:
+    """Convert a published checkpoint into a weights file of ours, with the recipe and classes in its header."""
+    from segcore.build import load_for_recipe  # torch loads only here, so --help is instant
+    from segcore.weights.files import CheckpointMeta, read_checkpoint, run_versions, save_weights
+
+    paper = load_paper(paper_name)
+    recipe = _find_recipe(paper, recipe_name)
+    loaded = read_checkpoint(source, unsafe=unsafe)
+    if loaded.meta is not None:
+        raise InputError(f"{source} is one of ours already; expected a published .pth")
+    table = _classes(classes, recipe, loaded)
+    model, options = load_for_recipe(paper, recipe, len(table.names), loaded)
+    meta = CheckpointMeta(
+        paper=paper.name,
+        recipe_name=recipe_name,
+        recipe=to_plain(replace(recipe, model=options)),
+        classes=list(table.names),
+        palette=table.palette.tolist(),
+        iteration=int(loaded.published_meta.get("iter", 0)),
+        scores={},
+        versions=run_versions(),
+    )
+    save_weights(target, model.state_dict(), meta)
+
+
+def to_published(source: Path, target: Path) -> None:
+    """Convert a weights file of ours into the published layout: `state_dict` and `meta` with classes and palette."""
+    import torch  # only here, so --help is instant
+
+    from segcore.build import build_from_checkpoint
+    from segcore.weights.files import atomic_write
+
+    model, meta, _ = build_from_checkpoint(source)
+    tensors = load_paper(meta.paper).name_map(model).export(model)
+    described = {"CLASSES": tuple(meta.classes), "PALETTE": meta.palette, "iter": meta.iteration}
+    with atomic_write(target) as file:
+        torch.save({"meta": described, "state_dict": tensors}, file)
+
+
+def _find_recipe(paper: Paper, name: str) -> Recipe:
+    if name not in paper.recipes:
+        raise InputError(f"{paper.name} has no recipe {name!r}; `{paper.name}-train --list` prints them")
+    return paper.recipes[name]
+
+
+def _classes(asked: str, recipe: Recipe, loaded: LoadedCheckpoint) -> ClassTable:
+    """Return the classes that were asked for, else those that the file names, else those of the recipe's data set."""
+    import numpy as np
+
+    from segcore.data import dataset_classes
+    from segcore.data.base import ClassTable
+    from segcore.data.folder import make_palette, read_classes
+
+    if asked and Path(asked).is_file():
+        return read_classes(Path(asked))
+    names = loaded.published_meta.get("CLASSES")
+    if names and not asked:
+        palette = np.asarray(loaded.published_meta.get("PALETTE", ()))
+        is_complete = palette.shape == (len(names), 3)
+        return ClassTable(tuple(map(str, names)), palette.astype(np.uint8) if is_complete else make_palette(len(names)))
+    return dataset_classes(recipe.data, asked)

@@ -1,0 +1,108 @@
+"""`segcore demo`: train a small network from scratch on generated scenes, test it, and write its report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from segcore.errors import InputError
+from segcore.paper import Paper, installed_papers, load_paper
+from segcore.recipe import Recipe
+
+RECIPE = "toy"
+_MAIN = "cgrseg"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="segcore demo",
+        description="Train on generated street scenes from scratch, test single-scale and multi-scale + flip, and "
+        "write an HTML page with curves, scores and predictions. Needs no file, no download, no GPU.",
+    )
+    parser.add_argument("--paper", default="", help=f"installed paper, or all (default: {_MAIN}, else the first one)")
+    parser.add_argument("--out", default="demo", metavar="DIR", help="page: DIR/PAPER/report.html (default: demo)")
+    parser.add_argument("--iterations", type=int, default=0, metavar="N", help="training steps (default: the recipe's)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `segcore demo`; returns the exit code.
+
+    Raises:
+        InputError: if the paper is not installed or the folder holds something else.
+    """
+    options = _parser().parse_args(list(argv))
+    if options.iterations < 0:
+        raise InputError(f"--iterations must not be negative, got {options.iterations}")
+    for paper in _papers(options.paper):
+        folder = Path(options.out, paper.name)
+        code = _demonstrate(paper, _recipe(paper, folder, options.iterations, options.device), folder)
+        if code:
+            return code
+    return 0
+
+
+def _papers(word: str) -> list[Paper]:
+    installed = installed_papers()
+    if word == "all":
+        return list(installed.values())
+    if word:
+        return [load_paper(word)]
+    if not installed:
+        raise InputError(f"no paper is installed; pip install ./packages/{_MAIN}")
+    return [installed[_MAIN if _MAIN in installed else next(iter(installed))]]
+
+
+def _recipe(paper: Paper, folder: Path, iterations: int, device: str) -> Recipe:
+    recipe = paper.recipes[RECIPE]
+    run = replace(recipe.run, work_dir=str(folder), device=device)
+    schedule = replace(recipe.schedule, iterations=iterations or recipe.schedule.iterations)
+    return replace(recipe, run=run, schedule=schedule)
+
+
+def _make_room(folder: Path, paper: Paper) -> None:
+    """Remove an earlier demo; a folder with anything else in it is left alone.
+
+    Raises:
+        InputError: if the folder is in use for something else.
+    """
+    is_empty = folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock"}
+    if is_empty or not folder.exists():
+        return
+    saved = folder / "recipe.json"
+    try:
+        document = json.loads(saved.read_text("utf-8"))
+        is_demo = document["paper"] == paper.name and document["name"] == RECIPE
+    except (OSError, ValueError, LookupError, TypeError):
+        is_demo = False
+    if not is_demo:
+        raise InputError(f"{folder} holds something else than an earlier demo; choose another --out")
+    shutil.rmtree(folder)
+
+
+def _demonstrate(paper: Paper, recipe: Recipe, folder: Path) -> int:
+    """Train, test twice, report; returns the exit code of the training."""
+    from segcore.commands.parsing import TestOptions  # torch loads only here, so --help is instant
+    from segcore.commands.test import test
+    from segcore.report.build import report_run
+    from segcore.report.run_report import find_weights
+    from segcore.training.loop import train
+
+    _make_room(folder, paper)
+    result = train(paper, RECIPE, recipe)
+    if result.exit_code:
+        return result.exit_code
+    weights = str(find_weights(folder))
+    single = test(paper, RECIPE, recipe, TestOptions(checkpoint=weights))
+    multi = test(paper, RECIPE, recipe, TestOptions(checkpoint=weights, aug_test=True))
+    assert single is not None
+    assert multi is not None
+    page = report_run(folder, folder / "report.html", device=recipe.run.device)
+    print(f"{paper.name}: mIoU {100 * single.miou:.2f} % single scale, {100 * multi.miou:.2f} % multi-scale + flip")
+    print(f"report: {page.resolve()}")
+    return 0

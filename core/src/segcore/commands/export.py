@@ -1,0 +1,80 @@
+"""`segcore export`: a trained network as a torch.export program (.pt2) or an ONNX file."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from segcore.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_DESCRIPTION = """Write the network of a checkpoint as one file that needs no segcore: a torch.export program (OUT.pt2)
+or ONNX (OUT.onnx). Input: normalized RGB (B, 3, HEIGHT, WIDTH) with any batch size; output: class logits at the head's
+stride."""
+_KINDS: dict[str, Literal["pt2", "onnx"]] = {".pt2": "pt2", ".onnx": "onnx"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code.
+
+    Raises:
+        InputError: for a checkpoint that cannot be read, an unknown suffix, or a missing extra.
+    """
+    parser = argparse.ArgumentParser(prog="segcore export", description=_DESCRIPTION)
+    parser.add_argument("checkpoint", type=Path, help="weights of ours (.safetensors)")
+    parser.add_argument("out", type=Path, help="file to write: .pt2 or .onnx")
+    parser.add_argument("--height", type=int, default=512, help="height of the input, pixels (default 512)")
+    parser.add_argument("--width", type=int, default=512, help="width of the input, pixels (default 512)")
+    options = parser.parse_args(argv)
+    if options.out.suffix not in _KINDS:
+        raise InputError(f"{options.out}: expected OUT to end with .pt2 or .onnx")
+    if min(options.height, options.width) < 1:
+        raise InputError(f"--height and --width must be positive, got {options.height} and {options.width}")
+    from segcore.build import build_from_checkpoint  # torch loads only here, so --help is instant
+
+    built = build_from_checkpoint(options.checkpoint)
+    export(built.model, (options.height, options.width), options.out, _KINDS[options.out.suffix])
+    print(f"wrote {options.out} for inputs of {options.height} x {options.width} pixels")
+    return 0
+
+
+def export(model: nn.Module, size: tuple[int, int], path: Path, kind: Literal["pt2", "onnx"]) -> None:
+    """Write a network, in evaluation mode, for one input size and any batch size.
+
+    Args:
+        size: height and width of the input, pixels.
+
+    Raises:
+        InputError: if the file cannot be written, or the extra for ONNX is not installed.
+    """
+    import torch  # only here, so --help is instant
+
+    from segcore.weights.files import atomic_write
+
+    if kind == "onnx":
+        missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+        if missing:
+            names = " and ".join(missing)
+            raise InputError(f"ONNX export needs {names}; install the extra: pip install 'segcore[onnx]'")
+    was_training = model.training
+    model.eval()
+    try:
+        weight = next(model.parameters())
+        example = torch.zeros(2, 3, *size, dtype=weight.dtype, device=weight.device)  # 1 would be fixed as a constant
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        with atomic_write(path) as file:
+            if kind == "pt2":
+                torch.export.save(program, file)  # pyright: ignore[reportArgumentType] - any binary file does
+            else:
+                converted = torch.onnx.export(
+                    program, dynamo=True, input_names=["image"], output_names=["logits"], verbose=False
+                )
+                assert converted is not None
+                file.write(converted.model_proto.SerializeToString())
+    finally:
+        model.train(was_training)

@@ -1,0 +1,1 @@
+"""ToyScenes: generated street-like scenes, deterministic by index."""

@@ -1,0 +1,162 @@
+"""Evaluation of a network on a data set: one plain loop, in constant memory, exact on any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from segcore import distributed
+from segcore.data.base import Sample, SegmentationDataset
+from segcore.errors import InputError
+from segcore.evaluation.inference import View, predict_labels, views
+from segcore.evaluation.metrics import ConfusionMatrix, Scores
+from segcore.recipe import Evaluate
+from segcore.training.batches import quiet_worker, raise_faults
+
+Hook = Callable[[int, Sample, Tensor], None]
+"""Called with (index in the data set, sample, prediction (H, W) on the device)."""
+
+
+class _Prepared(NamedTuple):
+    """An image as a loader process hands it over; `sample` travels only where a hook wants it."""
+
+    index: int
+    name: str
+    size: tuple[int, int]
+    parts: list[View]
+    label: Tensor | None
+    sample: Sample | None
+
+
+class _TestSet(Dataset[_Prepared | InputError]):
+    """A data set with the test transforms; an unusable file comes back as its error, see `raise_faults`."""
+
+    def __init__(
+        self, dataset: SegmentationDataset, protocol: Evaluate, *, with_labels: bool, with_samples: bool
+    ) -> None:
+        self.dataset, self.protocol = dataset, protocol
+        self.with_labels, self.with_samples = with_labels, with_samples
+
+    def __getitem__(self, index: int) -> _Prepared | InputError:
+        try:
+            return self._prepare(index)
+        except InputError as error:
+            return InputError(str(error))
+
+    def _prepare(self, index: int) -> _Prepared:
+        sample = self.dataset.load(index)
+        label = None
+        if self.with_labels:
+            if sample.label is None:
+                raise InputError(
+                    f"{self.dataset.name}: {sample.name} has no label to score; choose a split with annotations, or "
+                    "write predictions with --format-only --out DIR"
+                )
+            # decoders give read-only arrays, which torch does not take
+            label = torch.from_numpy(np.require(sample.label, requirements=["C", "W"]))
+        height, width = sample.image.shape[:2]
+        parts = views(sample.image, self.protocol)
+        return _Prepared(index, sample.name, (height, width), parts, label, sample if self.with_samples else None)
+
+
+def _only(batch: list[_Prepared | InputError]) -> _Prepared | InputError:
+    """Unpack a batch of one: images differ in size, and every scale of one is a batch of its own on the device."""
+    return batch[0]
+
+
+def _prepared(test_set: _TestSet, indices: Sequence[int], workers: int, device: torch.device) -> Iterator[_Prepared]:
+    """Yield the images of this process in order, prepared in loader processes.
+
+    Raises:
+        InputError: at an image that cannot be used.
+    """
+    loader = DataLoader(
+        test_set,
+        sampler=indices,
+        num_workers=workers,
+        collate_fn=_only,
+        worker_init_fn=quiet_worker,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=2 if workers else None,
+        generator=torch.Generator(),  # its own: validating must not move the random numbers of training
+    )
+    yield from raise_faults(loader)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch a network to evaluation, and every part back to its own mode afterwards (frozen norms stay frozen)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, is_training in modes:
+            module.training = is_training
+
+
+@contextmanager
+def _progress(total: int, is_shown: bool) -> Iterator[Callable[[], None]]:
+    """Give a function to call after every image; it moves a bar on the console, or does nothing."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not is_shown, transient=True) as bar:
+        task = bar.add_task("testing", total=total)
+        yield lambda: bar.advance(task)
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: SegmentationDataset,
+    protocol: Evaluate,
+    *,
+    device: torch.device,
+    workers: int,
+    amp: Literal["off", "bf16", "fp16"] = "off",
+    limit: int = 0,
+    on_prediction: Hook | None = None,
+    with_labels: bool = True,
+    show_progress: bool = False,
+) -> Scores:
+    """Return the scores of a network on a data set, over all processes.
+
+    Process r of P takes the images r, r + P, ...: every image counts once for any P. Only the confusion matrix is
+    kept: memory does not depend on the number of images.
+
+    Args:
+        workers: loader processes, which decode and resize.
+        amp: precision of the network; scores are averaged in float32.
+        limit: first so many images only; 0 takes all.
+        on_prediction: called after every image of this process.
+        with_labels: off for splits without annotations: the scores are then undefined (NaN).
+        show_progress: a bar on the console.
+
+    Raises:
+        InputError: if an image or label cannot be used, or labels are wanted and missing.
+    """
+    world = distributed.world()
+    num_images = min(limit, len(dataset)) if limit else len(dataset)
+    indices = range(world.rank, num_images, world.size)
+    test_set = _TestSet(dataset, protocol, with_labels=with_labels, with_samples=on_prediction is not None)
+    names = dataset.classes.names
+    outside = "ignored" if protocol.family == "S" else "predicted"
+    matrix = ConfusionMatrix(len(names), device, names=names, outside=outside)
+    dtype = torch.float16 if amp == "fp16" else torch.bfloat16
+    autocast = torch.autocast(device.type, dtype=dtype, enabled=amp != "off")
+    with evaluation_mode(model), torch.inference_mode(), autocast, _progress(len(indices), show_progress) as advance:
+        for image in _prepared(test_set, indices, workers, device):
+            prediction = predict_labels(model, image.parts, protocol, image.size)
+            if image.label is not None:
+                matrix.update(prediction, image.label.to(device, non_blocking=True))
+            if on_prediction is not None and image.sample is not None:
+                on_prediction(image.index, image.sample, prediction)
+            advance()
+    distributed.all_reduce_sum(matrix.matrix)
+    return matrix.scores()

@@ -1,0 +1,303 @@
+"""Inference on whole images, in windows, over scales and mirrored, specs/core section 3.
+
+Shapes: B images (2 where the mirrored image runs along), K classes. Images of the network are normalized RGB float32
+(B, 3, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segcore.evaluation.logit_map import RowTable, ScoreMap
+from segcore.images.transforms import MEAN, STD, multiple_size, rescaled_size, resize_image
+from segcore.images.transforms import scaled as scaled_bounds
+from segcore.recipe import Evaluate
+
+BAND_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
+"""Scores enlarged at a time: what stays in the cache of each CPU core, or what keeps a GPU busy."""
+
+
+CPU_PIXELS = 512 * 512
+"""Pixels in one forward pass on a CPU, where larger batches cost memory and are no faster; one image at least."""
+
+
+class View(NamedTuple):
+    """One scale of an image: all of the preprocessing that a loader process does.
+
+    Attributes:
+        pixels: (h, w, 3) uint8 BGR. Normalizing, mirroring and padding are left to the device: bytes travel cheaper.
+        factor: family S: the normalized pixels are interpolated by it.
+    """
+
+    pixels: Tensor
+    factor: float
+
+
+def views(image: np.ndarray, protocol: Evaluate) -> list[View]:
+    """Return the scales of a decoded image, in the order of `protocol.ratios` (specs/core 3.3).
+
+    Family M resizes the decoded image once per ratio; family S once in all, the rest is interpolated on the device.
+
+    Args:
+        image: (H, W, 3) uint8 BGR, any size.
+    """
+    if protocol.family == "S":
+        pixels = _resized(image, protocol, 1.0)
+        return [View(pixels, ratio) for ratio in protocol.ratios]
+    return [View(_resized(image, protocol, ratio), 1.0) for ratio in protocol.ratios]
+
+
+def _resized(image: np.ndarray, protocol: Evaluate, ratio: float) -> Tensor:
+    bounds = scaled_bounds(protocol.scale, ratio)
+    size = rescaled_size(image.shape[0], image.shape[1], bounds, keep_ratio=protocol.keep_ratio, family=protocol.family)
+    pixels = resize_image(image, size)
+    if protocol.resize_divisor:
+        pixels = resize_image(pixels, multiple_size(size, protocol.resize_divisor))
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # pyright: ignore[reportUnknownMemberType]
+
+
+def network_input(view: View, protocol: Evaluate, device: torch.device) -> tuple[Tensor, tuple[int, int]]:
+    """Return what the network sees of a view, and the size of it that is not padding.
+
+    Shapes:
+        (B, 3, H, W) float32; B is 2 with `protocol.flip` (plain, mirrored), else 1. Padding is 0 = mean color, added
+        at right and bottom after mirroring.
+    """
+    pixels = view.pixels.to(device, non_blocking=True).permute(2, 0, 1).flip(0).float()  # (3, h, w) RGB
+    mean = torch.tensor(MEAN, dtype=torch.float32, device=device).reshape(3, 1, 1)
+    scale = (1 / torch.tensor(STD, dtype=torch.float64)).float().to(device).reshape(3, 1, 1)
+    image = ((pixels - mean) * scale).unsqueeze(0)
+    image = scaled(image, view.factor)
+    if protocol.flip:
+        image = torch.cat([image, image.flip(-1)])
+    height, width = image.shape[-2:]
+    if protocol.pad_divisor:
+        image = _pad(image, multiple_size((height, width), protocol.pad_divisor))
+    return image, (height, width)
+
+
+def scaled(image: Tensor, factor: float) -> Tensor:
+    """Interpolate an image (B, 3, H, W) as family S does: by a factor, with the sampling grid (i + 0.5) / factor."""
+    if factor == 1:
+        return image
+    return F.interpolate(image, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def _pad(image: Tensor, size: tuple[int, int]) -> Tensor:
+    height, width = image.shape[-2:]
+    if (height, width) == size:
+        return image
+    return F.pad(image, (0, size[1] - width, 0, size[0] - height))
+
+
+def _starts(length: int, crop: int, stride: int) -> tuple[int, ...]:
+    """Return where windows start along an axis; the last ones shift back inside (specs/core 3.2)."""
+    count = max(length - crop + stride - 1, 0) // stride + 1
+    return tuple(max(min(i * stride + crop, length) - crop, 0) for i in range(count))
+
+
+def score_map(model: nn.Module, image: Tensor, protocol: Evaluate, valid: tuple[int, int] | None = None) -> ScoreMap:
+    """Run the network on an image, whole or in windows, and keep its scores at the head's resolution.
+
+    A network that pads its input to sizes its backbone can take (`legal_size`) gets it padded here, so that its logits
+    come back at the head's resolution too.
+
+    Shapes:
+        image (B, 3, H, W) -> map of (B, K, H, W), cut to `valid` (height, width)
+    """
+    height, width = image.shape[-2:]
+    crop, stride = ((height, width), (1, 1)) if protocol.mode == "whole" else (protocol.crop, protocol.stride)
+    tops, lefts = _starts(height, crop[0], stride[0]), _starts(width, crop[1], stride[1])
+    window = (min(crop[0], height), min(crop[1], width))
+    legal_size: Callable[[int, int], tuple[int, int]] | None = getattr(model, "legal_size", None)
+    padded = crop if protocol.pad_window else window
+    padded = legal_size(*padded) if legal_size else padded
+    crops = [image[..., y : y + window[0], x : x + window[1]] for y, x in product(tops, lefts)]
+    scores = _forward(model, crops, padded, protocol)
+    size, is_softmax = (height, width), protocol.family == "S" and protocol.probabilities
+    if protocol.family == "S" and protocol.mode == "whole" and padded == (valid or size):
+        # Family S interpolates once, from the head to the original image: the map is the head's output itself.
+        scores = [scores[0].softmax(dim=1) if is_softmax else scores[0]]
+        window = padded = size = (scores[0].shape[-2], scores[0].shape[-1])
+        valid, is_softmax = None, False
+    return ScoreMap(scores, tops, lefts, window, padded, size, valid or size, is_softmax)
+
+
+def _forward(model: nn.Module, crops: list[Tensor], padded: tuple[int, int], protocol: Evaluate) -> list[Tensor]:
+    """Run windows of one size through the network, as many at once as the protocol and the device allow.
+
+    Shapes:
+        crops (B, 3, h, w) each -> logits (B, K, h', w') each
+    """
+    num_images = len(crops[0])
+    batch = max(protocol.window_batch, num_images) if len(crops) > 1 else num_images
+    if crops[0].device.type == "cpu":
+        batch = max(min(batch, CPU_PIXELS // (padded[0] * padded[1])), 1)
+    single = [image for pair in crops for image in pair.unbind()]
+    logits: list[Tensor] = []  # (K, h', w') each
+    for i in range(0, len(single), batch):
+        output: Tensor = model(_pad(torch.stack(single[i : i + batch]), padded))
+        logits.extend(output.float().unbind())
+    return [torch.stack(logits[i : i + num_images]) for i in range(0, len(logits), num_images)]
+
+
+def whole(model: nn.Module, image: Tensor) -> Tensor:
+    """Run the network on whole images.
+
+    Shapes:
+        (B, 3, H, W) -> logits (B, K, H, W), resized bilinearly from the head
+    """
+    return score_map(model, image, Evaluate(mode="whole")).full()
+
+
+def slide(
+    model: nn.Module,
+    image: Tensor,
+    crop: tuple[int, int],
+    stride: tuple[int, int],
+    *,
+    batch: int,
+    pad_window: bool = False,
+) -> Tensor:
+    """Run the network on overlapping windows and average their logits (specs/core 3.2).
+
+    Args:
+        crop, stride: height and width of a window, and the steps between windows, pixels.
+        batch: windows in one forward pass.
+        pad_window: zero-pad windows of images smaller than the crop (UN-EPT); others run at their size.
+
+    Shapes:
+        (B, 3, H, W) -> logits (B, K, H, W)
+    """
+    protocol = Evaluate(mode="slide", crop=crop, stride=stride, pad_window=pad_window, window_batch=batch * len(image))
+    return score_map(model, image, protocol).full()
+
+
+def unmirrored(scores: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Mirror the scores (K, n, W) of a mirrored image back, left and right classes exchanged."""
+    order = list(range(len(scores)))
+    for one, other in pairs:
+        order[one], order[other] = other, one
+    return (scores[order] if pairs else scores).flip(-1)
+
+
+def bands(
+    maps: Sequence[ScoreMap], size: tuple[int, int], protocol: Evaluate, *, is_ranking: bool = False
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the maps at the size of the original image, summed over maps and mirrored images, a band at a time.
+
+    Family M sums probabilities, family S whatever the maps hold. One plain map needs no softmax where only the order of
+    the classes matters (`is_ranking`).
+
+    Shapes:
+        rows, (K, n, W)
+    """
+    tables = {height: RowTable.create(height, size[0]) for height in {part.valid[0] for part in maps}}
+    is_alone = len(maps) == 1 and not protocol.flip
+    needs_softmax = protocol.family == "M" and not (is_ranking and is_alone)
+    first = maps[0].scores[0]
+    widest = max(size[1], *(part.size[1] for part in maps))
+    is_cpu = first.device.type == "cpu"
+    budget = BAND_BYTES["cpu"] * torch.get_num_threads() if is_cpu else BAND_BYTES["cuda"]
+    height = max(budget // (4 * first.shape[0] * first.shape[1] * widest), 1)
+    for start in range(0, size[0], height):
+        stop = min(start + height, size[0])
+        total: Tensor | None = None
+        for part in maps:
+            scores = part.resized(tables[part.valid[0]], size[1], start, stop)
+            scores = scores.softmax(dim=1) if needs_softmax else scores
+            band = scores[0] if len(scores) == 1 else scores[0] + unmirrored(scores[1], protocol.flip_pairs)
+            total = band if total is None else total.add_(band)
+        assert total is not None
+        yield slice(start, stop), total
+
+
+class _Sum:
+    """Sum of the scores of all views of an image.
+
+    Maps stay at the head's resolution; only when they together outgrow one map of the original size are they added to
+    a running sum. So memory does not grow with the number of views.
+    """
+
+    def __init__(self, size: tuple[int, int], protocol: Evaluate) -> None:
+        self.size, self.protocol = size, protocol
+        self.maps: list[ScoreMap] = []
+        self.total: Tensor | None = None
+
+    def add(self, part: ScoreMap) -> None:
+        self.maps.append(part)
+        num_classes = part.scores[0].shape[1]
+        if sum(part.num_values for part in self.maps) > num_classes * self.size[0] * self.size[1]:
+            self.fold()
+
+    def fold(self) -> Tensor:
+        """Return the running sum (K, H, W) with every map in it."""
+        if self.total is None:
+            first = self.maps[0].scores[0]
+            self.total = first.new_zeros((first.shape[1], *self.size))
+        if self.maps:
+            for rows, band in bands(self.maps, self.size, self.protocol):
+                self.total[:, rows] += band
+        self.maps = []
+        return self.total
+
+    def labels(self) -> Tensor:
+        """Return the class of highest score, (H, W)."""
+        if self.total is not None:
+            return _argmax(self.fold())
+        first = self.maps[0].scores[0]
+        label = torch.empty(self.size, dtype=_label_type(first.shape[1]), device=first.device)
+        for rows, band in bands(self.maps, self.size, self.protocol, is_ranking=True):
+            label[rows] = _argmax(band)
+        return label
+
+
+def _label_type(num_classes: int) -> torch.dtype:
+    return torch.uint8 if num_classes <= 255 else torch.int16
+
+
+def _argmax(scores: Tensor) -> Tensor:
+    return scores.argmax(dim=0).to(_label_type(len(scores)))
+
+
+def _run(model: nn.Module, parts: Sequence[View], protocol: Evaluate, size: tuple[int, int]) -> _Sum:
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    result = _Sum(size, protocol)
+    for view in parts:
+        image, valid = network_input(view, protocol, device)
+        result.add(score_map(model, image, protocol, valid))
+    return result
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, parts: Sequence[View], protocol: Evaluate, size: tuple[int, int]) -> Tensor:
+    """Return the scores of an image, averaged over its views (specs/core 3.1 and 3.3).
+
+    Probabilities; for family S without `protocol.probabilities`, logits.
+
+    Args:
+        parts: what `views` gave.
+        size: height and width of the original image.
+
+    Shapes:
+        (K, H, W) float32, on the model's device
+    """
+    scores = _run(model, parts, protocol, size).fold()
+    return scores.div_(len(parts) * (1 + protocol.flip))
+
+
+@torch.inference_mode()
+def predict_labels(model: nn.Module, parts: Sequence[View], protocol: Evaluate, size: tuple[int, int]) -> Tensor:
+    """Return the class of highest score at every pixel, without ever holding the scores of all pixels.
+
+    Shapes:
+        (H, W) uint8 (int16 above 255 classes), on the model's device
+    """
+    return _run(model, parts, protocol, size).labels()

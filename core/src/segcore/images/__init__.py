@@ -1,0 +1,1 @@
+"""Between a decoded image and a tensor, and back to a picture."""

@@ -1,0 +1,1 @@
+"""Operations and layers that at least two papers use."""

@@ -1,0 +1,29 @@
+"""What describes a complete run. The words of the schema are given out here; importing this loads no torch."""
+
+from segcore.recipe.schema import (
+    MS_RATIOS,
+    Augment,
+    Data,
+    Evaluate,
+    Loss,
+    Model,
+    Optim,
+    Published,
+    Recipe,
+    Run,
+    Schedule,
+)
+
+__all__ = [
+    "MS_RATIOS",
+    "Augment",
+    "Data",
+    "Evaluate",
+    "Loss",
+    "Model",
+    "Optim",
+    "Published",
+    "Recipe",
+    "Run",
+    "Schedule",
+]

@@ -1,0 +1,225 @@
+"""Training batches as a pure function of the iteration, so that a resumed run sees what an uninterrupted one would.
+
+Which images form batch i, and the random numbers of each, depend on (seed, i) alone: not on workers, processes or what
+came before. Nothing of the sampler has to be saved, and N processes see together what one process sees alone.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from segcore.data.base import SegmentationDataset
+from segcore.errors import InputError
+from segcore.images.region import Box
+from segcore.images.target_maps import LabeledSample, MapSource
+from segcore.images.transforms import TrainTransform
+from segcore.segmentor import Target
+
+WORKER_GRACE = 60
+"""Seconds that a loader process goes on after SIGTERM, while its parent saves."""
+
+
+class SampleKey(NamedTuple):
+    """One training sample: image `index`, drawn as number `slot` of the batch of `iteration`."""
+
+    index: int
+    iteration: int
+    slot: int
+
+
+@lru_cache(maxsize=2)
+def _permutation(num_images: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(num_images)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which images form which batch.
+
+    Every epoch is a new permutation; its incomplete last batch is dropped (specs/core 2.8). A data set smaller than a
+    batch is repeated.
+
+    Args:
+        num_images: size of the data set.
+        batch: images per optimizer step over all processes.
+        seed: seed of the permutations.
+    """
+
+    num_images: int
+    batch: int
+    seed: int
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches of an epoch; one where the data set is smaller than a batch."""
+        return max(self.num_images // self.batch, 1)
+
+    def epoch(self, iteration: int) -> int:
+        """Return the number of the epoch that a batch belongs to, from 1."""
+        return iteration // self.per_epoch + 1
+
+    def images(self, iteration: int) -> list[int]:
+        """Return the image indices of one batch."""
+        if self.num_images >= self.batch:
+            epoch, number = divmod(iteration, self.per_epoch)
+            order = _permutation(self.num_images, self.seed, epoch)
+            return order[number * self.batch : (number + 1) * self.batch].tolist()
+        places = range(iteration * self.batch, (iteration + 1) * self.batch)
+        pairs = (divmod(place, self.num_images) for place in places)
+        return [int(_permutation(self.num_images, self.seed, epoch)[place]) for epoch, place in pairs]
+
+
+class StepSampler(Sampler[list[SampleKey]]):
+    """Yields the parts of every batch from `start` to `stop` that this process runs, `accumulate` parts per batch.
+
+    Raises:
+        InputError: if the batch does not divide into processes x accumulation steps.
+    """
+
+    def __init__(self, plan: BatchPlan, start: int, stop: int, rank: int, processes: int, accumulate: int) -> None:
+        if plan.batch % (processes * accumulate):
+            raise InputError(
+                f"--data.batch {plan.batch} (the total) must be a multiple of {processes} processes x "
+                f"{accumulate} accumulation steps (--optim.accumulate)"
+            )
+        self.plan, self.start, self.stop = plan, start, stop
+        self.rank, self.processes, self.accumulate = rank, processes, accumulate
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        share = self.plan.batch // self.processes
+        part = share // self.accumulate
+        for iteration in range(self.start, self.stop):
+            images = self.plan.images(iteration)
+            keys = [SampleKey(image, iteration, slot) for slot, image in enumerate(images)]
+            own = keys[self.rank * share : (self.rank + 1) * share]
+            yield from (own[i : i + part] for i in range(0, share, part))
+
+
+Item = TypeVar("Item")
+
+
+def raise_faults(loader: Iterable[Item | InputError]) -> Iterator[Item]:
+    """Yield what a loader yields, and raise the errors among it.
+
+    Loader processes hand an `InputError` over as a value: torch would turn a raised one into a traceback as text.
+    """
+    for item in loader:
+        if isinstance(item, InputError):
+            raise item
+        yield item
+
+
+class TrainSet(Dataset[tuple[Tensor, Target] | InputError]):
+    """A data set with the training transform, each sample with its own random generator.
+
+    A sample that cannot be used is given as its error, see `raise_faults`.
+
+    Args:
+        maps: source of the paper's maps beside the label, if it has any.
+    """
+
+    def __init__(
+        self, dataset: SegmentationDataset, transform: TrainTransform, seed: int, maps: MapSource | None = None
+    ) -> None:
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+        self.maps = maps
+
+    def __getitem__(self, key: SampleKey) -> tuple[Tensor, Target] | InputError:
+        try:
+            return self._load(key)
+        except InputError as error:
+            return InputError(str(error))
+
+    def _load(self, key: SampleKey) -> tuple[Tensor, Target]:
+        sample = self.dataset.load(key.index)
+        if sample.label is None:
+            raise InputError(f"{sample.name}: this split has no labels to train on")
+        rng = np.random.default_rng([self.seed, key.iteration, key.slot])
+        if self.maps is None:
+            image, label, _ = self.transform(sample.image, sample.label, rng)
+            return image, Target(label)
+        maps = self.maps(LabeledSample(sample.label, sample.name, *self.dataset.files(key.index)))
+        image, label, planes = self.transform(sample.image, sample.label, rng, maps)
+        return image, Target(label, **planes)
+
+
+def collate(samples: list[tuple[Tensor, Target] | InputError]) -> tuple[Tensor, Target] | InputError:
+    """Stack samples: images (B, 3, h, w), labels and maps (B, h, w); or give the first error among them."""
+    images: list[Tensor] = []
+    targets: list[Target] = []
+    for sample in samples:
+        if isinstance(sample, InputError):
+            return sample
+        images.append(sample[0])
+        targets.append(sample[1])
+    return torch.stack(images), stack_targets(targets)
+
+
+def stack_targets(targets: list[Target]) -> Target:
+    """Return the targets of single images, (h, w) each, as that of a batch."""
+    present = [name for name, part in targets[0]._asdict().items() if part is not None]
+    return Target(**{name: torch.stack([getattr(target, name) for target in targets]) for name in present})
+
+
+def target_of_labels(labels: Tensor, maps: MapSource | None) -> Target:
+    """Return the target of labels that come from no data set: measurements and tests make them up.
+
+    Args:
+        maps: source of the paper's maps beside the label, if it has any.
+
+    Shapes:
+        labels (B, H, W) int64
+    """
+    if maps is None:
+        return Target(labels)
+    targets: list[Target] = []
+    for number, label in enumerate(labels):
+        planes = maps(LabeledSample(label.cpu().numpy().astype(np.uint8), str(number))).cut(Box(0, 0, *label.shape))
+        moved = {name: torch.from_numpy(np.ascontiguousarray(plane)) for name, plane in planes.items()}
+        targets.append(Target(label, **moved))
+    return stack_targets(targets).to(labels.device)
+
+
+def quiet_worker(_: int) -> None:
+    """Prepare a loader process: one thread, Ctrl-C left to the parent, which saves and stops its workers."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A cluster's SIGTERM reaches the whole process group: the batches that the parent is about to use must still come.
+    # A worker that the parent wants to end, or that hangs, goes after the grace.
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
+
+
+def train_loader(
+    dataset: TrainSet, sampler: StepSampler, workers: int, pin: bool = False
+) -> Iterator[tuple[Tensor, Target]]:
+    """Yield the batches of a training run; it ends after the sampler's last batch.
+
+    Raises:
+        InputError: when the iteration comes to an image or label that cannot be used.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=quiet_worker,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )
+    return raise_faults(loader)

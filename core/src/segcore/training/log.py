@@ -1,0 +1,295 @@
+"""What a training run says: progress bar or lines, log.txt, log.jsonl, TensorBoard, and Weights & Biases on request.
+
+Only the first process talks; the others hold a `NullLogger` with the same methods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import math
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from segcore.errors import InputError
+from segcore.weights.files import atomic_write
+
+_PACKAGE = logging.getLogger("segcore")
+
+
+class Sink(Protocol):
+    """A place where numbers and pictures go."""
+
+    def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
+        """Take the numbers of one moment; mode is "train" or "val"."""
+        ...
+
+    def picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
+        """Take an RGB picture (H, W, 3) uint8."""
+        ...
+
+    def close(self) -> None:
+        """Write what is still held back."""
+        ...
+
+
+class JsonLines:
+    """log.jsonl: one object per line, in the order of events; NaN becomes null.
+
+    Args:
+        start: iteration that the run goes on from; what an interrupted run wrote beyond it is removed.
+    """
+
+    def __init__(self, path: Path, start: int) -> None:
+        if path.is_file():
+            kept = [line for line in path.read_text().splitlines() if _is_before(line, start)]
+            with atomic_write(path) as file:
+                file.write("".join(f"{line}\n" for line in kept).encode())
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115 - open until `close`
+
+    def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
+        """Append one line."""
+        plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = {"mode": mode, "iteration": iteration, **plain, "time": round(time.time(), 3)}
+        self._file.write(json.dumps(line) + "\n")
+
+    def picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
+        """Pictures have no place in a text file."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _is_before(line: str, start: int) -> bool:
+    try:
+        return json.loads(line)["iteration"] <= start
+    except json.JSONDecodeError:  # the line that a killed process was writing
+        return False
+
+
+class TensorBoard:
+    """Event files in the folder `tensorboard`, with the tags train/<name> and val/<name>."""
+
+    def __init__(self, folder: Path, start: int) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
+
+    def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
+        """Add one point to each curve."""
+        for name, value in values.items():
+            self._writer.add_scalar(f"{mode}/{name}", value, iteration)
+
+    def picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
+        """Add a picture."""
+        self._writer.add_image(name, picture, iteration, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write and close the event file."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases, the same one for every resumption of a work directory.
+
+    Raises:
+        InputError: if the package is not installed.
+    """
+
+    def __init__(self, work_dir: Path) -> None:
+        if importlib.util.find_spec("wandb") is None:
+            raise InputError("--run.wandb needs the package wandb; install the extra: pip install 'segcore[wandb]'")
+        import wandb  # an extra: only imported where it is asked for  # pyright: ignore[reportMissingImports]
+
+        self._wandb: Any = wandb
+        identity = hashlib.sha1(str(work_dir.resolve()).encode()).hexdigest()[:16]
+        self._run = wandb.init(project="segcore", name=work_dir.name, dir=str(work_dir), id=identity, resume="allow")
+
+    def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
+        """Send one point of each curve."""
+        self._run.log({f"{mode}/{name}": value for name, value in values.items()}, step=iteration)
+
+    def picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
+        """Send a picture."""
+        self._run.log({name: self._wandb.Image(picture)}, step=iteration)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._run.finish()
+
+
+class NullLogger:
+    """The logger of every process but the first: says nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def step(self, seconds: float, waited: float, images: int) -> None:
+        """See `RunLogger.step`."""
+
+    def train(self, iteration: int, values: Mapping[str, float]) -> None:
+        """See `RunLogger.train`."""
+
+    def validation(self, iteration: int, values: Mapping[str, float]) -> None:
+        """See `RunLogger.validation`."""
+
+    def image(self, name: str, picture: np.ndarray, iteration: int) -> None:
+        """See `RunLogger.image`."""
+
+    def message(self, text: str) -> None:
+        """See `RunLogger.message`."""
+
+
+class Pace:
+    """Seconds per iteration and share of waiting since the last report."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new interval."""
+        self.steps, self.images, self.seconds, self.waited = 0, 0, 0.0, 0.0
+
+    def add(self, seconds: float, waited: float, images: int) -> None:
+        """Count one step."""
+        self.steps += 1
+        self.images += images
+        self.seconds += seconds
+        self.waited += waited
+
+    def figures(self, left: int) -> dict[str, float]:
+        """Return images per second, share of the time spent waiting for data, and seconds left."""
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "images_per_second": self.images / seconds,
+            "data_share": self.waited / seconds,
+            "seconds_left": left * seconds / max(self.steps, 1),
+        }
+
+
+class RunLogger:
+    """The voice of a training run; use it as a context manager, which closes everything.
+
+    Args:
+        work_dir: gets log.txt, log.jsonl and tensorboard/; files of an earlier part of the run are continued.
+        total: optimizer steps of the whole run.
+        start: optimizer steps done before (a resumed run).
+        wandb: also log to Weights & Biases.
+    """
+
+    def __init__(self, work_dir: Path, total: int, *, start: int = 0, wandb: bool = False) -> None:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        self.total = total
+        self._pace = Pace()
+        self._sinks: list[Sink] = [WeightsAndBiases(work_dir)] if wandb else []
+        self._sinks += [JsonLines(work_dir / "log.jsonl", start), TensorBoard(work_dir / "tensorboard", start)]
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task("training", total=total, completed=start)
+        self._handlers = _handlers(work_dir / "log.txt", console)
+        self._level, self._propagates = _PACKAGE.level, _PACKAGE.propagate
+        _PACKAGE.setLevel(logging.INFO)
+        _PACKAGE.propagate = False
+        for handler in self._handlers:
+            _PACKAGE.addHandler(handler)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        for sink in self._sinks:
+            sink.close()
+        for handler in self._handlers:
+            _PACKAGE.removeHandler(handler)
+            handler.close()
+        _PACKAGE.setLevel(self._level)
+        _PACKAGE.propagate = self._propagates
+
+    def step(self, seconds: float, waited: float, images: int) -> None:
+        """Count one optimizer step.
+
+        Args:
+            seconds: duration of the step, waiting included.
+            waited: part of it that was spent waiting for data.
+            images: in the whole batch, over all processes.
+        """
+        self._pace.add(seconds, waited, images)
+        self._progress.advance(self._task)
+
+    def train(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Report the steps since the last report.
+
+        Args:
+            iteration: optimizer steps done.
+            values: at least "loss" and "lr"; the other terms are written to the files only.
+        """
+        figures = {**values, **self._pace.figures(self.total - iteration), "memory_mib": used_memory()}
+        self._pace.reset()
+        for sink in self._sinks:
+            sink.scalars("train", iteration, figures)
+        left = timedelta(seconds=round(figures["seconds_left"]))
+        short = f"loss {figures['loss']:.4f}  lr {figures['lr']:.3g}"
+        self._progress.update(self._task, description=f"{short}  left {left}")
+        self.message(
+            f"iteration {iteration}/{self.total}  {short}  {figures['images_per_second']:.1f} images/s  "
+            f"data wait {figures['data_share']:.0%}  memory {figures['memory_mib']:.0f} MiB  left {left}"
+        )
+
+    def validation(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Report scores; those of single classes (with a dot in the name) are written to the files only."""
+        for sink in self._sinks:
+            sink.scalars("val", iteration, values)
+        scores = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if "." not in name)
+        self.message(f"validation after iteration {iteration}  {scores}")
+
+    def image(self, name: str, picture: np.ndarray, iteration: int) -> None:
+        """Keep a picture, (H, W, 3) uint8 BGR."""
+        for sink in self._sinks:
+            sink.picture(name, picture[..., ::-1], iteration)
+
+    def message(self, text: str) -> None:
+        """Say one line."""
+        _PACKAGE.info(text)
+
+
+def create_logger(
+    work_dir: str | Path, total: int, *, start: int = 0, is_main: bool = True, wandb: bool = False
+) -> RunLogger | NullLogger:
+    """Return the logger of this process, see `RunLogger`."""
+    return RunLogger(Path(work_dir), total, start=start, wandb=wandb) if is_main else NullLogger()
+
+
+def _handlers(path: Path, console: Console) -> list[logging.Handler]:
+    """Return where log lines go: the file, and the terminal above the progress bar or standard error."""
+    file = logging.FileHandler(path)
+    shown = RichHandler(console=console, show_path=False) if console.is_terminal else logging.StreamHandler(sys.stderr)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    shown.setFormatter(logging.Formatter("%(message)s" if console.is_terminal else "%(asctime)s %(message)s"))
+    return [file, shown]
+
+
+def used_memory() -> float:
+    """Return the peak of allocated GPU memory, or without a GPU in use, of the process's resident memory, in MiB."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB on Linux

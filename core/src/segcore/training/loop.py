@@ -1,0 +1,259 @@
+"""Training as one plain loop: wait for data, step, log, evaluate, save, stop when asked to."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from segcore import distributed
+from segcore.data.base import Sample
+from segcore.errors import InputError
+from segcore.evaluation.evaluate import evaluate
+from segcore.evaluation.metrics import Scores
+from segcore.images.visualize import overlay
+from segcore.paper import Paper
+from segcore.recipe import Recipe
+from segcore.recipe.file import FILE_NAME, recipe_document
+from segcore.segmentor import Target
+from segcore.training.log import create_logger
+from segcore.training.nonfinite import LossWatch
+from segcore.training.optim import learning_rate
+from segcore.training.run_folder import WorkDirectory
+from segcore.training.signals import StopSignal
+from segcore.training.trainer import Trainer
+from segcore.weights.files import (
+    atomic_write,
+    latest_state,
+    load_state,
+    prune_states,
+    run_versions,
+    save_state,
+    save_weights,
+    state_path,
+)
+
+NUM_OVERLAYS = 4
+"""Validation overlays logged to TensorBoard."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run ended with.
+
+    Attributes:
+        scores: of the last validation; None where the run was interrupted.
+        iteration: optimizer steps done.
+        exit_code: 0, or 128 + the signal that interrupted the run.
+    """
+
+    scores: Scores | None
+    iteration: int
+    work_dir: Path
+    exit_code: int = 0
+
+
+class Loop:
+    """The loop around `Trainer.step`: when to log, evaluate, save and stop."""
+
+    def __init__(self, trainer: Trainer, work_dir: Path) -> None:
+        self.trainer, self.work_dir = trainer, work_dir
+        self.run = trainer.recipe.run
+        self.stop = StopSignal()
+        self.watch = LossWatch(trainer)
+        self.logger = create_logger(
+            work_dir, trainer.total, start=trainer.iteration, is_main=trainer.world.is_main, wandb=self.run.wandb
+        )
+        self.scores: Scores | None = None
+
+    def train(self) -> TrainResult:
+        """Run from the trainer's iteration to the last one, or until asked to stop."""
+        trainer = self.trainer
+        batches = trainer.batches()
+        with self.stop.listening(), self.logger:
+            if not trainer.is_validated or trainer.iteration == trainer.total:  # stopped in a validation, or after all
+                self._validate()
+            while trainer.iteration < trainer.total:
+                number = self.stop.agreed(trainer.iteration, trainer.world)
+                if number:
+                    return self._interrupted(number)
+                self._step(batches)
+                is_last = trainer.iteration == trainer.total
+                if is_last or (self.run.eval_interval and trainer.iteration % self.run.eval_interval == 0):
+                    self._validate()
+                elif trainer.iteration % self.run.save_interval == 0:
+                    self._save()
+        return TrainResult(self.scores, trainer.iteration, self.work_dir)
+
+    def _step(self, batches: Iterator[tuple[Tensor, Target]]) -> None:
+        trainer = self.trainer
+        started = time.perf_counter()
+        parts = [next(batches) for _ in range(trainer.recipe.optim.accumulate)]
+        waited = time.perf_counter() - started
+        terms = trainer.step(parts)
+        self.watch.note(terms["loss"], trainer.iteration)
+        self.logger.step(time.perf_counter() - started, waited, trainer.recipe.data.batch)
+        if (trainer.iteration + 1) % self.run.log_interval == 0 or trainer.iteration + 1 == trainer.total:
+            self._log(terms)
+        trainer.iteration += 1
+
+    def _validate(self) -> None:
+        """Save, evaluate, and save that it was done: whoever is killed in a long validation loses nothing."""
+        self._save(is_validated=False)
+        self._evaluate(self.trainer.iteration == self.trainer.total)
+        self._save()
+
+    def _log(self, terms: dict[str, Tensor]) -> None:
+        self.watch.check()
+        names = list(terms)
+        values = distributed.all_reduce_sum(torch.stack([terms[name].float() for name in names]))
+        trainer, recipe = self.trainer, self.trainer.recipe
+        lr = learning_rate(recipe.schedule, trainer.total, recipe.optim.lr, 1.0, trainer.iteration)
+        means = dict(zip(names, (values / trainer.world.size).tolist(), strict=True))
+        self.logger.train(trainer.iteration + 1, {**means, "lr": lr})
+
+    def _evaluate(self, is_last: bool) -> None:
+        trainer, recipe = self.trainer, self.trainer.recipe
+        trainer.synchronize_buffers()
+        wanted = set(range(0, len(trainer.val_data), max(len(trainer.val_data) // NUM_OVERLAYS, 1)))
+        palette = trainer.val_data.classes.palette
+
+        def show(index: int, sample: Sample, prediction: Tensor) -> None:
+            if index in wanted:
+                picture = overlay(sample.image, prediction.cpu().numpy(), palette, 0.5)
+                self.logger.image(f"val/{sample.name}", picture, trainer.iteration)
+
+        with trainer.evaluation_weights() as model:
+            self.scores = evaluate(
+                model,
+                trainer.val_data,
+                recipe.evaluate,
+                device=trainer.world.device,
+                workers=recipe.data.workers,
+                amp=recipe.run.amp,
+                limit=0 if is_last else recipe.run.eval_images,
+                on_prediction=show if trainer.world.is_main else None,
+            )
+        summary = self.scores.summary()
+        self.logger.validation(trainer.iteration, summary)
+        if not trainer.world.is_main:
+            return
+        best = self.work_dir / "best.safetensors"
+        # a score on all images does not compete with those on the first `eval_images`
+        is_comparable = not (is_last and recipe.run.eval_images) or not best.exists()
+        if is_comparable and (self.scores.miou > trainer.best or not best.exists()):
+            trainer.best = self.scores.miou
+            with self.stop.saving():
+                save_weights(best, trainer.weights(), trainer.meta(summary))
+
+    def _save(self, is_validated: bool = True) -> None:
+        trainer = self.trainer
+        self.watch.check_weights()
+        trainer.is_validated = is_validated
+        if not trainer.world.is_main:
+            return
+        with self.stop.saving():
+            save_state(state_path(self.work_dir, trainer.iteration), trainer.state())
+            prune_states(self.work_dir, self.run.keep)
+            summary = self.scores.summary() if self.scores else {}
+            save_weights(self.work_dir / "last.safetensors", trainer.weights(), trainer.meta(summary))
+
+    def _interrupted(self, number: int) -> TrainResult:
+        self._save()
+        trainer = self.trainer
+        self.logger.message(
+            f"stopped by {signal.Signals(number).name} after iteration {trainer.iteration}; "
+            f"the state is saved, --resume goes on from it"
+        )
+        return TrainResult(None, trainer.iteration, self.work_dir, exit_code=128 + number)
+
+
+def train(paper: Paper, name: str, recipe: Recipe) -> TrainResult:
+    """Train a recipe in its work directory.
+
+    Raises:
+        InputError: for whatever the user can cause: data, options, checkpoints, a full disk, a loss that is not finite.
+    """
+    run = recipe.run
+    if run.resume and run.resume_from:
+        raise InputError("--resume goes on from the last state, --resume-from from the given one; choose one of them")
+    world = distributed.init(run.device)
+    _set_determinism(run.deterministic)
+    directory = _enter(recipe, world)
+    try:
+        work_dir = Path(run.work_dir)
+        source = Path(run.resume_from) if run.resume_from else latest_state(work_dir) if run.resume else None
+        trainer = Trainer(paper, name, recipe, world, is_resuming=source is not None)
+        if source:
+            trainer.load_state(load_state(source), source)
+            _refuse_later_states(work_dir, trainer.iteration)
+        if directory:
+            # how to begin the run, not how this process goes on with it
+            start = replace(recipe, run=replace(run, resume=False, resume_from=""))
+            with atomic_write(work_dir / FILE_NAME) as file:
+                file.write(recipe_document(paper.name, name, start, run_versions()).encode())
+        loop = Loop(trainer, work_dir)
+        loop.logger.message(_first_line(trainer, source))
+        result = loop.train()
+        distributed.barrier()  # the others must not end, and their connections with them, while the first one writes
+        return result
+    except RuntimeError as error:
+        if world.size > 1 and "closed by peer" in str(error):  # gloo's word for a process that is gone
+            raise InputError("another process of this run stopped; its message says why") from error
+        raise
+    finally:
+        if directory:
+            directory.release()
+        distributed.shutdown()
+
+
+def _enter(recipe: Recipe, world: distributed.World) -> WorkDirectory | None:
+    """Lock the work directory on the first process; all of them stop where it cannot be had.
+
+    Raises:
+        InputError: see `WorkDirectory`.
+    """
+    run = recipe.run
+    is_own_state = bool(run.resume_from) and Path(run.resume_from).resolve().parent == Path(run.work_dir).resolve()
+    directory, problem = None, ""
+    if world.is_main:
+        try:
+            directory = WorkDirectory(run.work_dir, run.resume or is_own_state)
+        except InputError as error:
+            problem = str(error)
+    problem = distributed.broadcast_object(problem)
+    if problem:
+        distributed.shutdown()
+        raise InputError(problem)
+    return directory
+
+
+def _refuse_later_states(work_dir: Path, iteration: int) -> None:
+    """Raise where going on from an earlier state would mix two histories in one folder."""
+    latest = latest_state(work_dir)
+    if latest and latest > state_path(work_dir, iteration):
+        raise InputError(
+            f"{work_dir} holds the later state {latest.name}; go on in another --work-dir, or move later states away"
+        )
+
+
+def _set_determinism(is_deterministic: bool) -> None:
+    torch.backends.cudnn.benchmark = not is_deterministic
+    torch.use_deterministic_algorithms(is_deterministic, warn_only=True)
+
+
+def _first_line(trainer: Trainer, source: Path | None) -> str:
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    start = f"resuming from {source} at iteration {trainer.iteration}" if source else "starting from iteration 0"
+    return (
+        f"{trainer.paper.name} {trainer.name}: {parameters / 1e6:.2f} M parameters, {len(trainer.train_data)} training "
+        f"and {len(trainer.val_data)} validation images, {trainer.total} iterations of {trainer.recipe.data.batch} "
+        f"images on {trainer.world.size} x {trainer.world.device.type}; {start}"
+    )

@@ -1,0 +1,251 @@
+"""One training run's state and its step: lr, forward, backward, clip, optimizer, average.
+
+A step depends on (state, iteration) alone: batches come from `BatchPlan`, random layers are seeded per iteration and
+process, the learning rate is a pure function. So a resumed run ends bit-equal to an uninterrupted one on the CPU.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segcore import distributed
+from segcore.build import build_model, fine_tune_from
+from segcore.data import create_dataset
+from segcore.errors import InputError
+from segcore.images.transforms import TrainTransform
+from segcore.paper import Paper
+from segcore.recipe import Recipe
+from segcore.recipe.plain import to_plain
+from segcore.segmentor import Segmentor, StepInfo, Target
+from segcore.training.batches import BatchPlan, StepSampler, TrainSet, train_loader
+from segcore.training.optim import ExponentialAverage, build_optimizer, learning_rate, set_learning_rate
+from segcore.weights.files import CheckpointMeta, run_versions
+
+
+class TrainStep(nn.Module):
+    """The training step's forward as a module, so that DDP and torch.compile see one call."""
+
+    def __init__(self, model: Segmentor) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
+        """Return the loss terms, the total under "loss"."""
+        terms = self.model.losses(image, target, step)
+        return {**terms, "loss": torch.stack([value for name, value in terms.items() if "loss" in name]).sum()}
+
+
+class Trainer:
+    """Everything a run holds between two iterations."""
+
+    def __init__(
+        self, paper: Paper, name: str, recipe: Recipe, world: distributed.World, *, is_resuming: bool = False
+    ) -> None:
+        self.paper, self.name, self.recipe, self.world = paper, name, recipe, world
+        data, run = recipe.data, recipe.run
+        self.train_data = create_dataset(data, run.data, data.train_split, list_file=data.train_list)
+        self.val_data = create_dataset(data, run.data, data.val_split, list_file=data.val_list)
+        self.total = total_iterations(recipe, len(self.train_data))
+        self.plan = BatchPlan(len(self.train_data), data.batch, run.seed)
+        torch.manual_seed(run.seed)
+        self._check_classes()
+        self._sampler(0)  # an impossible batch is refused now, not after the model was built
+        self.model = self._build_model(is_resuming)
+        self.names = paper.name_map(self.model)
+        self.optimizer = build_optimizer(self.model, self.names, recipe.optim)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=run.amp == "fp16")
+        self.average = ExponentialAverage(self.model, recipe.optim.ema) if recipe.optim.ema else None
+        self.step_module = self._wrap(TrainStep(self.model))
+        self.best = -1.0
+        self.iteration = 0
+        self.is_validated = True  # nothing of this iteration is left to do; else a resumed run validates first
+
+    def _check_classes(self) -> None:
+        num_classes = len(self.train_data.classes.names)
+        recipe = self.recipe
+        for option, pairs in (("augment", recipe.augment.flip_pairs), ("evaluate", recipe.evaluate.flip_pairs)):
+            wrong = [number for pair in pairs for number in pair if not 0 <= number < num_classes]
+            if wrong:
+                raise InputError(f"--{option}.flip-pairs names class {wrong[0]}; there are 0 to {num_classes - 1}")
+
+    def _build_model(self, is_resuming: bool) -> Segmentor:
+        recipe, num_classes = self.recipe, len(self.train_data.classes.names)
+        if is_resuming:  # the state brings every weight: nothing to download, no file of the start needed
+            recipe = replace(recipe, model=replace(recipe.model, pretrained=False, weights=""))
+            model = build_model(self.paper, recipe, num_classes)
+        elif recipe.run.load_from:
+            model = fine_tune_from(self.paper, recipe, num_classes, recipe.run.load_from)
+        else:
+            model = build_model(self.paper, recipe, num_classes)
+        if recipe.run.sync_norm:
+            distributed.synchronize_norms(model)  # in place: a segmentor is no norm itself
+        memory_format = torch.channels_last if recipe.run.channels_last else torch.contiguous_format
+        return model.to(self.world.device).to(memory_format=memory_format)
+
+    def _wrap(self, step: nn.Module) -> nn.Module:
+        if self.world.size > 1:
+            devices = [self.world.device] if self.world.device.type == "cuda" else None
+            with warnings.catch_warnings():
+                # newer torch renames the option, older torch knows only this name
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+                step = nn.parallel.DistributedDataParallel(step, device_ids=devices, broadcast_buffers=False)
+        return torch.compile(step) if self.recipe.run.compile else step  # pyright: ignore[reportReturnType]
+
+    def batches(self) -> Iterator[tuple[Tensor, Target]]:
+        """Return this process's parts of every batch from the current iteration on."""
+        recipe, world = self.recipe, self.world
+        dataset = TrainSet(
+            self.train_data, TrainTransform(recipe.augment), recipe.run.seed, self.paper.map_source(recipe)
+        )
+        sampler = self._sampler(self.iteration)
+        return train_loader(dataset, sampler, recipe.data.workers, pin=world.device.type == "cuda")
+
+    def _sampler(self, start: int) -> StepSampler:
+        world, accumulate = self.world, self.recipe.optim.accumulate
+        return StepSampler(self.plan, start, self.total, world.rank, world.size, accumulate)
+
+    def step(self, parts: list[tuple[Tensor, Target]]) -> dict[str, Tensor]:
+        """Run one optimizer step over the parts of a batch; return the mean of each logged term, on the device."""
+        recipe, world = self.recipe, self.world
+        torch.manual_seed(hash((recipe.run.seed, world.rank, self.iteration)) % 2**63)
+        lr = learning_rate(recipe.schedule, self.total, recipe.optim.lr, 1.0, self.iteration)
+        set_learning_rate(self.optimizer, recipe.schedule, self.total, recipe.optim.lr, self.iteration)
+        info = StepInfo(self.iteration, self.total, lr, self.plan.epoch(self.iteration))
+        means: dict[str, Tensor] = {}
+        for number, (image, target) in enumerate(parts, 1):
+            is_last = number == len(parts)
+            with nullcontext() if is_last or world.size == 1 else self.step_module.no_sync():  # pyright: ignore
+                with self._autocast(), _single_values_explained():
+                    terms = self.step_module(self._to_device(image), target.to(world.device), info)
+                self.scaler.scale(terms["loss"] / len(parts)).backward()
+            for name, value in terms.items():
+                means[name] = means.get(name, 0) + value.detach() / len(parts)
+        if recipe.optim.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optim.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.model)
+        return means
+
+    def _autocast(self) -> Any:
+        amp = self.recipe.run.amp
+        dtype = torch.float16 if amp == "fp16" else torch.bfloat16
+        return torch.autocast(self.world.device.type, dtype=dtype, enabled=amp != "off")
+
+    def _to_device(self, image: Tensor) -> Tensor:
+        image = image.to(self.world.device, non_blocking=True)
+        return image.contiguous(memory_format=torch.channels_last) if self.recipe.run.channels_last else image
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run needs: plain containers and tensors only."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "iteration": self.iteration,
+            "best": self.best,
+            "is_validated": self.is_validated,
+            "recipe": to_plain(self.recipe),
+        }
+
+    def load_state(self, state: dict[str, Any], source: Path) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            InputError: if it belongs to another model, optimizer or total number of iterations.
+        """
+        changed = _changed_options(to_plain(self.recipe), state["recipe"])
+        if changed:
+            raise InputError(f"{source} was made with other values of {', '.join(changed)}; resume with the same")
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:  # torch's word for tensors of other names or shapes
+            reason = str(error).splitlines()[-1].strip()
+            raise InputError(f"{source} is a state of another network: {reason}") from error
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.iteration, self.best, self.is_validated = state["iteration"], state["best"], state["is_validated"]
+
+    def is_finite(self) -> bool:
+        """Return whether every weight is a number."""
+        return bool(torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all())
+
+    def meta(self, scores: dict[str, float]) -> CheckpointMeta:
+        """Return what a weights file says about itself."""
+        classes = self.train_data.classes
+        return CheckpointMeta(
+            paper=self.paper.name,
+            recipe_name=self.name,
+            recipe=to_plain(self.recipe),
+            classes=list(classes.names),
+            palette=classes.palette.tolist(),
+            iteration=self.iteration,
+            scores=scores,
+            versions=run_versions(),
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights that evaluation and users get: the average where one is kept."""
+        return self.average.weights(self.model) if self.average else self.model.state_dict()
+
+    @contextmanager
+    def evaluation_weights(self) -> Iterator[Segmentor]:
+        """Give the network with the weights of `weights` inside the block."""
+        with self.average.applied_to(self.model) if self.average else nullcontext():
+            yield self.model
+
+    def synchronize_buffers(self) -> None:
+        """Give every process the running statistics of the first one, which are the ones that are saved."""
+        if self.world.size > 1:
+            averages = self.average.tensors.values() if self.average else ()
+            for tensor in (*self.model.buffers(), *averages):
+                torch.distributed.broadcast(tensor, src=0)
+
+
+@contextmanager
+def _single_values_explained() -> Iterator[None]:
+    """Make one sentence of torch's refusal to normalize a batch of one image at a map of one pixel."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "a batch norm got one value per channel: one image per process and accumulation step, of which a pixel is "
+            "left; raise --data.batch or --augment.crop"
+        ) from error
+
+
+def _changed_options(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Return the options that would make a resumed run another one than it was."""
+    watched = {part: set(ours[part]) for part in ("model", "data", "augment", "loss", "optim", "schedule")}
+    watched["data"] -= {"workers", "test_split", "test_list"}
+    watched["model"] -= {"pretrained", "weights"}  # they were used before the first step
+    watched["run"] = {"seed", "amp"}
+    return [
+        f"--{part}.{key}".replace("_", "-")
+        for part, keys in watched.items()
+        for key in ours[part]
+        if key in keys and theirs[part].get(key) != ours[part][key]
+    ]
+
+
+def total_iterations(recipe: Recipe, num_images: int) -> int:
+    """Return the number of optimizer steps: given, or epochs x floor(images / batch)."""
+    if not recipe.schedule.epochs:
+        return recipe.schedule.iterations
+    return recipe.schedule.epochs * BatchPlan(num_images, recipe.data.batch, recipe.run.seed).per_epoch

@@ -1,0 +1,1 @@
+"""Weights and training states as files: ours, the published ones, and the names between them."""

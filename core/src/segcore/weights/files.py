@@ -1,0 +1,285 @@
+"""Our weights files and training states: written atomically, read strictly.
+
+Weights are ONE file NAME.safetensors whose header holds a JSON text of what the network is. A training state holds what
+a resumed run needs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from segcore import __version__
+from segcore.errors import InputError
+from segcore.recipe.plain import from_plain
+from segcore.weights.names import NameMap, WrongShape
+from segcore.weights.torch_files import STATE_FORMAT, read_published, read_torch_file
+
+_HEADER = "segcore"
+_STATE_NAME = re.compile(r"state-(\d{8,})\.pt")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointMeta:
+    """What a weights file says about itself; plain data."""
+
+    paper: str
+    recipe_name: str
+    recipe: dict[str, Any]
+    """Resolved recipe, as `segcore.recipe.to_plain` gives it."""
+    classes: list[str]
+    palette: list[list[int]]
+    """RGB color of each class, 0-255."""
+    iteration: int
+    scores: dict[str, float]
+    """Of the last validation; empty where there was none."""
+    versions: dict[str, str]
+    """See `run_versions`."""
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        tensors: by OUR names where `meta` is given, else by published names.
+        meta: of our files; None for a published one.
+        published_meta: what a published file says about itself (CLASSES, iter, ...).
+    """
+
+    tensors: dict[str, Tensor]
+    meta: CheckpointMeta | None
+    path: Path
+    published_meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to write that replaces `path` only when it is complete and on the disk.
+
+    It is written under another name in the same folder, flushed to the disk and renamed. Whatever goes wrong, the
+    previous file stays whole and the unfinished one is removed.
+
+    Raises:
+        InputError: if the folder or disk refuses, for example because it is full.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(unfinished, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        # torch's zip writer reports a failed write as a RuntimeError raised while handling the OSError
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        kept = "the previous file is unchanged" if path.exists() else "nothing was left there"
+        raise InputError(
+            f"cannot save {path}: {cause.strerror or cause}; {kept}; free space or choose another folder"
+        ) from error
+    finally:
+        if unfinished.exists():
+            unfinished.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Put a rename on the disk, so that a power cut cannot undo it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def run_versions() -> dict[str, str]:
+    """Return the versions that a run depends on, and the git revision of the current folder if it has one."""
+    versions = {
+        "segcore": __version__,
+        "torch": torch.__version__,
+        "timm": version("timm"),
+        "python": platform.python_version(),
+    }
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git on this machine
+        return versions
+    return {**versions, "git": result.stdout.strip()} if result.returncode == 0 else versions
+
+
+def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], meta: CheckpointMeta) -> None:
+    """Write a weights file; tensors that share memory are stored separately.
+
+    Raises:
+        InputError: if it cannot be written; a previous file of that name stays whole.
+    """
+    seen: set[int] = set()
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in state_dict.items():
+        plain = tensor.detach().cpu().contiguous()
+        storage = plain.untyped_storage().data_ptr()
+        tensors[name] = plain.clone() if storage in seen else plain
+        seen.add(storage)
+    header = {"format": "pt", _HEADER: json.dumps(asdict(meta))}
+    with atomic_write(Path(path)) as file:
+        file.write(safetensors.torch.save(tensors, header))
+
+
+def read_checkpoint(path: str | Path, *, unsafe: bool = False) -> LoadedCheckpoint:
+    """Read weights: ours (.safetensors) or a published file of `torch.save`.
+
+    Args:
+        unsafe: unpickle a published file without restriction, see `read_torch_file`.
+
+    Raises:
+        InputError: if the file is absent, truncated, no checkpoint, or would run code.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        published = read_published(path, unsafe=unsafe)
+        return LoadedCheckpoint(published.tensors, None, path, published.meta)
+    if not path.is_file():
+        raise InputError(f"the checkpoint {path} does not exist; give the path of a .safetensors or .pth file")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path} is truncated or no safetensors file ({error}); copy or download it again") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    return LoadedCheckpoint(tensors, _read_meta(path, header[_HEADER]) if _HEADER in header else None, path)
+
+
+def _read_meta(path: Path, text: str) -> CheckpointMeta:
+    try:
+        return from_plain(CheckpointMeta, json.loads(text), f"{path}: header")
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} has a damaged header ({error}); copy it again") from error
+
+
+def load_into(
+    model: nn.Module,
+    loaded: LoadedCheckpoint,
+    name_map: NameMap,
+    *,
+    fine_tune: bool = False,
+    classifiers: Sequence[str] = (),
+) -> list[str]:
+    """Load a checkpoint into a network; every tensor must fit.
+
+    Args:
+        name_map: of published names; not used for files of ours.
+        fine_tune: leave tensors of the classifier at their initial values where the file has another class number.
+        classifiers: prefixes of OUR names that depend on the class number; by default, the model's own.
+
+    Returns:
+        Our names of the tensors that kept their initial values.
+
+    Raises:
+        InputError: for a checkpoint of another model, or (unless `fine_tune`) of another class number.
+    """
+    found = (NameMap() if loaded.meta else name_map).match(model, loaded.tensors)
+    prefixes = tuple(classifiers) or tuple(getattr(model, "classifiers", ()))
+    by_classes = [wrong for wrong in found.wrong_shapes if wrong.name.startswith(prefixes)]
+    if found.missing or found.unexpected or len(by_classes) < len(found.wrong_shapes):
+        origin = f" ({loaded.meta.paper} {loaded.meta.recipe_name})" if loaded.meta else ""
+        raise InputError(
+            f"{loaded.path} is a checkpoint of another model{origin}: {found.problem()}; "
+            "give the recipe and the --model options that it was trained with"
+        )
+    if by_classes and not fine_tune:
+        raise InputError(_other_classes(loaded.path, by_classes, getattr(model, "num_classes", None)))
+    model.load_state_dict(found.tensors, strict=False)  # strictness was checked above, with better words
+    return [wrong.name for wrong in by_classes]
+
+
+def _other_classes(path: Path, by_classes: Sequence[WrongShape], num_classes: int | None) -> str:
+    for _, ours, theirs in by_classes:
+        for own, other in zip(ours, theirs, strict=False):
+            if own == num_classes and other != own:
+                return (
+                    f"{path} was trained for {other} classes, the data set here has {own}; choose the data set it was "
+                    "trained for, or train from it with --load-from"
+                )
+    name, ours, theirs = by_classes[0]
+    return f"{path} was trained for other classes: {name} is {list(theirs)}, not {list(ours)}; choose its data set"
+
+
+def state_path(folder: str | Path, iteration: int) -> Path:
+    """Return where the training state after `iteration` optimizer steps belongs."""
+    return Path(folder, f"state-{iteration:08d}.pt")
+
+
+def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write a training state of tensors and plain containers.
+
+    Raises:
+        InputError: if it cannot be written; a previous file of that name stays whole.
+    """
+    with atomic_write(Path(path)) as file:
+        torch.save({"format": STATE_FORMAT, "state": dict(state)}, file)
+
+
+def load_state(path: str | Path) -> dict[str, Any]:
+    """Read a training state, on the CPU.
+
+    Raises:
+        InputError: if the file is absent, truncated or no training state.
+    """
+    content = read_torch_file(Path(path))
+    if not isinstance(content, dict) or content.get("format") != STATE_FORMAT:
+        raise InputError(f"{path} is no training state (state-*.pt); start from weights with --load-from")
+    return content["state"]
+
+
+def latest_state(folder: str | Path) -> Path | None:
+    """Return the newest training state that is whole; announces each damaged one that it passes over."""
+    for path in reversed(_states(Path(folder))):
+        if _is_whole(path):
+            return path
+        log.warning("%s is damaged; trying the state before it", path)
+    return None
+
+
+def prune_states(folder: str | Path, keep: int) -> None:
+    """Delete all but the newest `keep` training states, and unfinished files of a killed run."""
+    for path in _states(Path(folder))[:-keep]:
+        path.unlink()
+    for path in Path(folder).glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _states(folder: Path) -> list[Path]:
+    found = [(int(match[1]), path) for path in folder.glob("state-*.pt") if (match := _STATE_NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether the zip archive that torch wrote has its directory and all checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError):
+        return False

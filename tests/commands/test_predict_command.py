@@ -1,0 +1,197 @@
+"""The files that predictions are written to, and the folders and names that are refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from segcore.commands.predict import encode_submission, run, save_label, save_overlay
+from segcore.errors import InputError
+from segcore.images.visualize import overlay
+from tests.test_predictor import PALETTE, color_predictor, two_halves, write_png
+
+
+def test_images_and_folders_give_label_maps_and_overlays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    single = write_png(tmp_path / "single.png", two_halves())
+    write_png(tmp_path / "many" / "day" / "b.png", two_halves())
+    write_png(tmp_path / "many" / "a.png", two_halves())
+    out = tmp_path / "many" / "out"  # inside the input folder: must not become an input of the second run
+    for _ in range(2):
+        written = run(color_predictor(), [str(single), str(tmp_path / "many")], out, opacity=0.3)
+        names = [path.relative_to(out).as_posix() for path in written]
+        assert names == [
+            "single.png", "single_overlay.jpg", "a.png", "a_overlay.jpg", "day/b.png", "day/b_overlay.jpg",
+        ]  # fmt: skip
+    assert "wrote 3 label maps and overlays" in capsys.readouterr().out
+    with Image.open(out / "single.png") as picture:
+        assert picture.mode == "P"
+        assert picture.getpalette()[:9] == PALETTE.flatten().tolist()
+        label = np.asarray(picture)
+    np.testing.assert_array_equal(label, color_predictor()(two_halves()).label)
+
+
+def test_overlays_go_to_the_show_folder_with_the_given_opacity(tmp_path: Path) -> None:
+    single = write_png(tmp_path / "single.png", two_halves())
+    run(color_predictor(), [str(single)], tmp_path / "out", opacity=1.0, show_dir=str(tmp_path / "show"))
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["single.png"]
+    picture = cv2.imread(str(tmp_path / "show" / "single.jpg"))
+    expected = overlay(two_halves(), color_predictor()(two_halves()).label, PALETTE, 1.0)
+    assert np.abs(picture[:, :10].astype(int) - expected[:, :10]).max() < 12  # JPEG
+
+
+def write_video(path: Path) -> Path:
+    """Write four frames of two halves."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (64, 48))
+    for _ in range(4):
+        writer.write(two_halves(48, 64))
+    writer.release()
+    return path
+
+
+class _Capture:
+    """A video whose container states another number of frames than it has."""
+
+    stated = 0.0
+
+    def __init__(self, path: str) -> None:
+        self._capture = _open_capture(path)
+
+    def get(self, key: int) -> float:
+        return self.stated if key == cv2.CAP_PROP_FRAME_COUNT else self._capture.get(key)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._capture, name)
+
+
+_open_capture = cv2.VideoCapture
+
+
+@pytest.mark.parametrize("stated", [None, 0.0, 2.0, 9.0, -7.7e17])
+def test_a_video_becomes_an_overlay_video_of_the_same_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: float | None
+) -> None:
+    clip = write_video(tmp_path / "clip.mp4")
+    with monkeypatch.context() as patch:
+        if stated is not None:
+            patch.setattr(_Capture, "stated", stated)
+            patch.setattr(cv2, "VideoCapture", _Capture)
+        (written,) = run(color_predictor(), [str(clip)], tmp_path / "out", opacity=1.0)
+    assert written == tmp_path / "out" / "clip_overlay.mp4"
+    capture = cv2.VideoCapture(str(written))
+    frames = []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    assert len(frames) == 4
+    assert frames[0].shape == (48, 64, 3)
+    assert frames[0][24, 10, 2] > 200  # red on the left
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.jpg", "the input .*missing.jpg does not exist"),
+        ("empty", "the folder .*empty holds no image"),
+        ("notes.txt", "notes.txt is neither an image nor a video by its suffix"),
+        ("broken.jpg", "broken.jpg is not an image that OpenCV can decode"),
+        ("broken.mp4", "broken.mp4 is not a video that OpenCV can decode"),
+    ],
+)
+def test_inputs_that_cannot_be_used_are_named(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    for file in ("notes.txt", "broken.jpg", "broken.mp4"):
+        (tmp_path / file).write_text("nothing")
+    with pytest.raises(InputError, match=message):
+        run(color_predictor(), [str(tmp_path / name)], tmp_path / "out")
+
+
+def test_no_input_at_all_is_an_error() -> None:
+    with pytest.raises(InputError, match="nothing to predict"):
+        run(color_predictor(), [], Path("out"))
+
+
+def test_two_inputs_with_one_output_are_refused(tmp_path: Path) -> None:
+    first, second = write_png(tmp_path / "a" / "x.png", two_halves()), write_png(tmp_path / "b" / "x.png", two_halves())
+    with pytest.raises(InputError, match=r"would both be written to .*x\.png"):
+        run(color_predictor(), [str(first), str(second)], tmp_path / "out")
+
+
+def test_two_videos_of_one_name_are_refused(tmp_path: Path) -> None:
+    first, second = write_video(tmp_path / "a" / "x.mp4"), write_video(tmp_path / "b" / "x.mp4")
+    with pytest.raises(InputError, match=r"would both be written to .*x_overlay\.mp4"):
+        run(color_predictor(), [str(first), str(second)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "show", "option"),
+    [
+        ("in/x.png", "in", "", "--out"),
+        ("in/x.jpg", "out", "in", "--show-dir"),
+        ("in/x.jpg", "out", "link", "--show-dir"),
+        ("in/x_overlay.mp4", "in", "", ""),
+    ],
+)
+def test_an_input_is_never_overwritten(tmp_path: Path, source: str, out: str, show: str, option: str) -> None:
+    path = write_png(tmp_path / source, two_halves()) if option else write_video(tmp_path / source)
+    other = path if option else write_video(tmp_path / "in" / "x.mp4")  # its overlay would be the other video
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    before = path.read_bytes()
+    show_dir = str(tmp_path / show) if show else ""
+    with pytest.raises(InputError, match=f"{option or '--out'}: .*would replace an input"):
+        run(color_predictor(), [str(path), str(other)], tmp_path / out, show_dir=show_dir)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("opacity", [-0.1, 1.1, float("nan")])
+def test_an_impossible_opacity_is_refused_before_anything_is_written(tmp_path: Path, opacity: float) -> None:
+    path = write_png(tmp_path / "x.png", two_halves())
+    with pytest.raises(InputError, match="--opacity must be between 0 and 1"):
+        run(color_predictor(), [str(path)], tmp_path / "out", opacity=opacity)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*label\.png: .*file is a file, not a folder"):
+        save_label(tmp_path / "file" / "label.png", np.zeros((2, 2), np.uint8), None)
+    with pytest.raises(InputError, match=r"cannot write .*o\.jpg: .*file is a file, not a folder"):
+        save_overlay(tmp_path / "file" / "in" / "o.jpg", two_halves(), np.zeros((24, 32), np.uint8), PALETTE, 0.5)
+
+
+def test_a_folder_that_refuses_is_named_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = write_video(tmp_path / "x.mp4")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write into .*file: .*file is a file, not a folder; .*--out"):
+        run(color_predictor(), [str(clip)], tmp_path / "file")
+    (tmp_path / "out" / "x_overlay.mp4").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"cannot write .*x_overlay\.mp4: Is a directory"):
+        run(color_predictor(), [str(clip)], tmp_path / "out")
+
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(InputError, match=r"cannot write into .*new: Read-only file system; give another --out"):
+        run(color_predictor(), [str(clip)], tmp_path / "new")
+
+
+def test_more_than_256_classes_are_saved_with_16_bits(tmp_path: Path) -> None:
+    label = np.array([[0, 255, 256, 299]], np.int16)
+    with Image.open(save_label(tmp_path / "wide.png", label, PALETTE)) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), label)
+
+
+def test_submissions_use_the_encoding_of_their_server() -> None:
+    label = np.array([[0, 1, 18]], np.uint8)
+    np.testing.assert_array_equal(encode_submission("ade20k", label), [[1, 2, 19]])
+    np.testing.assert_array_equal(encode_submission("cityscapes", label), [[7, 8, 33]])
+    with pytest.raises(InputError, match="not of toy"):
+        encode_submission("toy", label)

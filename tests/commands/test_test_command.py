@@ -1,0 +1,174 @@
+"""`<paper>-test` and `<paper>-predict`: what they refuse before the work, and what they write and print after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import segcore.commands.test
+from segcore.commands.parsing import PredictOptions, TestOptions
+from segcore.commands.test import predict
+from segcore.commands.test import test as run_test
+from segcore.errors import InputError
+from segcore.paper import Paper
+from segcore.recipe import Published, Recipe
+from segcore.recipe.plain import to_plain
+from segcore.weights.files import CheckpointMeta, run_versions, save_weights
+from tests.data.test_folder import make_folder
+from tests.tiny_paper import PAPER
+
+
+def make_recipe(root: Path) -> Recipe:
+    """Return the tiny recipe for the folder data set `root`/data of two classes."""
+    base = PAPER.recipes["toy"]
+    return replace(
+        base,
+        data=replace(base.data, dataset="folder"),
+        published=Published(miou=43.6),
+        run=replace(base.run, data=str(root / "data"), work_dir=str(root / "work"), device="cpu"),
+    )
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    """Save an untrained network for the data set of 12 images that it makes, two of them to be tested."""
+    make_folder(tmp_path / "data")  # only the class "car" occurs
+    recipe = make_recipe(tmp_path)
+    torch.manual_seed(0)
+    model = PAPER.build(recipe, 2)
+    meta = CheckpointMeta(
+        paper="tiny",
+        recipe_name="toy",
+        recipe=to_plain(recipe),
+        classes=["road", "car"],
+        palette=[[1, 2, 3], [4, 5, 6]],
+        iteration=0,
+        scores={},
+        versions=run_versions(),
+    )
+    save_weights(tmp_path / "w.safetensors", model.state_dict(), meta)
+    return str(tmp_path / "w.safetensors")
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where a network is loaded or images are evaluated: what is refused must be refused before."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(segcore.commands.test, "_load", fail)
+    monkeypatch.setattr(segcore.commands.test, "evaluate", fail)
+    monkeypatch.setattr(segcore.commands.test, "Predictor", fail)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("settings", "option", "file"),
+    [
+        ({"out": "data/masks"}, "--out", "00.png"),
+        ({"show_dir": "data/images"}, "--show-dir", "00.jpg"),
+        ({"out": "pictures", "show_dir": "link/images"}, "--show-dir", "00.jpg"),
+    ],
+)
+def test_files_of_the_data_set_are_never_replaced(
+    tmp_path: Path, weights: str, settings: dict[str, str], option: str, file: str
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    before = contents(tmp_path / "data")
+    folders: dict[str, Any] = {name: str(tmp_path / path) for name, path in settings.items()}
+    options = TestOptions(checkpoint=weights, **folders)
+    with pytest.raises(InputError, match=rf"^{option}: .*{file} would replace an input"):
+        run_test(PAPER, "toy", make_recipe(tmp_path), options)
+    assert contents(tmp_path / "data") == before
+
+
+def test_pictures_go_beside_the_data_set_and_leave_it_alone(tmp_path: Path, weights: str) -> None:
+    before = contents(tmp_path / "data")
+    folders: dict[str, Any] = {"out": str(tmp_path / "data" / "out"), "show_dir": str(tmp_path / "show")}
+    run_test(PAPER, "toy", make_recipe(tmp_path), TestOptions(checkpoint=weights, **folders))
+    after = contents(tmp_path / "data")
+    assert sorted(set(after) - set(before)) == ["out/00.png", "out/10.png"]
+    assert {name: after[name] for name in before} == before
+    assert sorted(contents(tmp_path / "show")) == ["00.jpg", "10.jpg"]
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("name", ["work", "out", "show_dir"])
+def test_a_file_in_place_of_an_output_folder_is_refused_before_the_work(
+    tmp_path: Path, weights: str, name: str
+) -> None:
+    (tmp_path / name).write_text("")
+    settings: dict[str, Any] = {} if name == "work" else {name: str(tmp_path / name)}
+    option = {"work": "--work-dir", "out": "--out", "show_dir": "--show-dir"}[name]
+    with pytest.raises(InputError, match=f"{name} is a file, not a folder; give another {option}"):
+        run_test(PAPER, "toy", make_recipe(tmp_path), TestOptions(checkpoint=weights, **settings))
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("opacity", [-0.5, 1.5])
+def test_an_impossible_opacity_is_refused_before_the_work(tmp_path: Path, weights: str, opacity: float) -> None:
+    recipe = make_recipe(tmp_path)
+    options = PredictOptions(checkpoint=weights, inputs=("x.jpg",), opacity=opacity)
+    commands: list[Callable[[], object]] = [
+        lambda: run_test(PAPER, "toy", recipe, TestOptions(checkpoint=weights, opacity=opacity)),
+        lambda: predict(PAPER, "toy", recipe, options),
+    ]
+    for command in commands:
+        with pytest.raises(InputError, match="--opacity must be between 0 and 1"):
+            command()
+
+
+def test_predicting_a_folder_into_itself_leaves_its_images(tmp_path: Path, weights: str) -> None:
+    images = tmp_path / "data" / "images"
+    before = contents(images)
+    options = PredictOptions(checkpoint=weights, inputs=(str(images),), out=str(tmp_path / "p"), show_dir=str(images))
+    with pytest.raises(InputError, match=r"--show-dir: .* would replace an input"):
+        predict(PAPER, "toy", make_recipe(tmp_path), options)
+    assert contents(images) == before
+
+
+def test_the_result_file_is_strict_json_with_null_for_absent_classes(tmp_path: Path, weights: str) -> None:
+    # Nothing is labeled: no class has a score.
+    for mask in (tmp_path / "data" / "masks").iterdir():
+        cv2.imwrite(str(mask), np.full_like(cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE), 255))
+    run_test(PAPER, "toy", make_recipe(tmp_path), TestOptions(checkpoint=weights))
+    (file,) = (tmp_path / "work").iterdir()
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    result = json.loads(file.read_text(), parse_constant=refuse)
+    assert result["images"] == 2
+    assert result["metric"]["mIoU"] is None
+
+
+def _last_line(capsys: pytest.CaptureFixture[str], paper: Paper, recipe: Recipe, weights: str) -> str:
+    run_test(paper, "toy", recipe, TestOptions(checkpoint=weights))
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_published_figure_is_shown_for_the_recipes_own_model_only(
+    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make_recipe(tmp_path)
+    paper = replace(PAPER, recipes={"toy": recipe})
+    started = replace(recipe, model=replace(recipe.model, pretrained=not recipe.model.pretrained, weights="x.pth"))
+    assert _last_line(capsys, paper, started, weights).endswith("(published 43.6)")
+    # The weights tell the width they were made with; the recipe asks for another model than the published one.
+    other = replace(recipe, model=replace(recipe.model, width=6))  # pyright: ignore[reportCallIssue]
+    assert "published" not in _last_line(capsys, paper, other, weights)
+    elsewhere = replace(PAPER, recipes={"toy": replace(recipe, data=replace(recipe.data, dataset="toy"))})
+    assert "published" not in _last_line(capsys, elsewhere, recipe, weights)

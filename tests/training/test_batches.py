@@ -1,0 +1,137 @@
+"""Batches are a pure function of seed and iteration: whatever the processes, workers or restarts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segcore.data.toy.dataset import ToyScenes
+from segcore.errors import InputError
+from segcore.images.target_maps import LabeledSample, LabelMaps, WholeMaps
+from segcore.images.transforms import TrainTransform
+from segcore.recipe import Augment
+from segcore.training.batches import BatchPlan, SampleKey, StepSampler, TrainSet, target_of_labels, train_loader
+
+TIGHT = Augment(crop=(32, 32), scale=(64, 48))
+
+
+@given(num_images=st.integers(1, 40), batch=st.integers(1, 12), seed=st.integers(0, 5))
+def test_an_epoch_uses_every_image_once_but_for_the_incomplete_batch(num_images: int, batch: int, seed: int) -> None:
+    plan = BatchPlan(num_images, batch, seed)
+    per_epoch = num_images // batch
+    for epoch in range(2):
+        drawn = [image for i in range(per_epoch) for image in plan.images(epoch * per_epoch + i)]
+        assert len(drawn) == len(set(drawn)) == per_epoch * batch
+        assert set(drawn) <= set(range(num_images))
+
+
+def test_a_data_set_smaller_than_a_batch_is_repeated_evenly() -> None:
+    plan = BatchPlan(3, 8, seed=0)
+    drawn = np.bincount([image for i in range(3) for image in plan.images(i)], minlength=3)
+    assert drawn.tolist() == [8, 8, 8]
+
+
+def test_epochs_count_from_one_and_a_tiny_data_set_passes_in_one_batch() -> None:
+    plan = BatchPlan(num_images=11, batch=4, seed=0)
+    assert [plan.epoch(i) for i in range(5)] == [1, 1, 2, 2, 3]
+    assert [BatchPlan(num_images=3, batch=8, seed=0).epoch(i) for i in range(3)] == [1, 2, 3]
+
+
+def test_epochs_are_shuffled_differently_and_seeds_differ() -> None:
+    plan = BatchPlan(64, 64, seed=0)
+    assert plan.images(0) != plan.images(1)
+    assert plan.images(0) != BatchPlan(64, 64, seed=1).images(0)
+
+
+def keys(plan: BatchPlan, start: int, stop: int, processes: int, accumulate: int) -> list[set[SampleKey]]:
+    """Return the samples of each iteration, over all processes."""
+    result: list[set[SampleKey]] = [set() for _ in range(stop - start)]
+    for rank in range(processes):
+        for part in StepSampler(plan, start, stop, rank, processes, accumulate):
+            assert len(part) == plan.batch // processes // accumulate
+            result[part[0].iteration - start] |= set(part)
+    return result
+
+
+def test_processes_and_accumulation_share_the_same_batches() -> None:
+    plan = BatchPlan(50, 8, seed=3)
+    alone = keys(plan, 0, 9, 1, 1)
+    assert keys(plan, 0, 9, 2, 1) == keys(plan, 0, 9, 4, 2) == alone
+    assert all(len(batch) == 8 for batch in alone)
+
+
+def test_a_later_start_continues_the_same_sequence() -> None:
+    plan = BatchPlan(50, 8, seed=3)
+    assert keys(plan, 5, 9, 1, 1) == keys(plan, 0, 9, 1, 1)[5:]
+
+
+def test_an_indivisible_batch_names_the_option() -> None:
+    with pytest.raises(InputError, match=r"--data\.batch 6 .* 4 processes x 1 accumulation"):
+        StepSampler(BatchPlan(50, 6, 0), 0, 1, 0, 4, 1)
+
+
+def test_workers_do_not_change_a_batch() -> None:
+    data = ToyScenes("train", 6, (48, 64))
+    batches = []
+    for workers in (0, 2):
+        sampler = StepSampler(BatchPlan(6, 4, 0), 0, 3, 0, 1, 2)
+        batches.append(list(train_loader(TrainSet(data, TrainTransform(TIGHT), 0), sampler, workers)))
+    assert len(batches[0]) == len(batches[1]) == 6
+    for (image, target), (other_image, other_target) in zip(*batches, strict=True):
+        assert image.shape == (2, 3, 32, 32)
+        assert torch.equal(image, other_image)
+        assert torch.equal(target.label, other_target.label)
+
+
+def label_as_distance(sample: LabeledSample) -> LabelMaps:
+    """Return the label as both maps of the target, the second one negative."""
+    values = sample.label.astype(np.float32)
+    return WholeMaps({"boundary_distance": values, "boundary_angle": -values})
+
+
+def test_maps_of_a_paper_follow_the_label_into_the_target() -> None:
+    dataset = TrainSet(ToyScenes("train", 4, (48, 64)), TrainTransform(TIGHT), 0, label_as_distance)
+    for workers in (0, 2):
+        batches = list(train_loader(dataset, StepSampler(BatchPlan(4, 2, 0), 0, 3, 0, 1, 1), workers))
+        assert len(batches) == 3
+        for _, target in batches:
+            assert target.boundary_distance is not None
+            assert target.boundary_angle is not None
+            assert torch.equal(target.boundary_distance, target.label.float())
+            is_inside = target.label != 255
+            assert torch.equal(target.boundary_angle[is_inside], -target.label[is_inside].float())
+            assert torch.all(target.boundary_angle[~is_inside].abs() == 255)
+            moved = target.to(torch.device("meta"))
+            assert all(part is not None and part.is_meta for part in moved)
+
+
+def test_without_maps_the_image_and_label_are_the_same_and_nothing_else_is_there() -> None:
+    data = ToyScenes("train", 2, (48, 64))
+    with_maps, without = (TrainSet(data, TrainTransform(TIGHT), 0, maps) for maps in (label_as_distance, None))
+    one, other = with_maps[SampleKey(1, 5, 0)], without[SampleKey(1, 5, 0)]
+    assert not isinstance(one, InputError)
+    assert not isinstance(other, InputError)
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1].label, other[1].label)
+    assert other[1][1:] == (None, None)
+
+
+def test_a_map_that_cannot_be_read_is_the_loaders_error() -> None:
+    def broken(sample: LabeledSample) -> LabelMaps:
+        raise InputError(f"{sample.name}.mat is damaged")
+
+    dataset = TrainSet(ToyScenes("train", 2, (48, 64)), TrainTransform(TIGHT), 0, broken)
+    with pytest.raises(InputError, match=r"\.mat is damaged"):
+        next(iter(train_loader(dataset, StepSampler(BatchPlan(2, 2, 0), 0, 1, 0, 1, 1), 0)))
+
+
+def test_made_up_labels_get_the_same_kind_of_target() -> None:
+    labels = torch.randint(0, 5, (2, 6, 9), generator=torch.Generator().manual_seed(0))
+    target = target_of_labels(labels, label_as_distance)
+    assert target.boundary_distance is not None
+    assert torch.equal(target.label, labels)
+    assert torch.equal(target.boundary_distance, labels.float())
+    assert target_of_labels(labels, None)[1:] == (None, None)

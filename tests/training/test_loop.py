@@ -1,0 +1,163 @@
+"""The training loop: precision, accumulation, clipping, averages, processes, what a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from segcore import distributed
+from segcore.commands.parsing import TestOptions
+from segcore.commands.test import test as run_test
+from segcore.errors import InputError
+from segcore.recipe import Recipe
+from segcore.recipe.file import read_recipe
+from segcore.segmentor import Target
+from segcore.training.loop import train
+from segcore.training.trainer import Trainer, total_iterations
+from segcore.weights.files import load_state, read_checkpoint
+from tests.tiny_paper import PAPER
+
+
+def recipe(folder: Path, *, run: dict[str, Any] | None = None, **optim: Any) -> Recipe:
+    """Return the tiny recipe with a work directory and other options."""
+    base = PAPER.recipes["toy"]
+    settings = {"work_dir": str(folder), "device": "cpu", "log_interval": 1, "save_interval": 1, "keep": 9}
+    return replace(
+        base,
+        data=replace(base.data, batch=4),
+        optim=replace(base.optim, **optim),
+        run=replace(base.run, **{**settings, **(run or {})}),
+    )
+
+
+def batch(size: int = 4) -> tuple[Tensor, Target]:
+    generator = torch.Generator().manual_seed(3)
+    image = torch.randn(size, 3, 32, 32, generator=generator)
+    return image, Target(torch.randint(0, 8, (size, 32, 32), generator=generator))
+
+
+@pytest.fixture
+def world() -> distributed.World:
+    return distributed.World(0, 1, 0, torch.device("cpu"))
+
+
+def gradient_step(trainer: Trainer, parts: list[tuple[Tensor, Target]]) -> dict[str, Tensor]:
+    """Run one step with norms in evaluation mode (their statistics depend on the parts); return the weights."""
+    trainer.model.eval()
+    trainer.step(parts)
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def test_accumulated_parts_step_like_the_whole_batch(tmp_path: Path, world: distributed.World) -> None:
+    image, target = batch()
+    halves = [(image[i : i + 2], Target(target.label[i : i + 2])) for i in (0, 2)]
+    whole = gradient_step(Trainer(PAPER, "toy", recipe(tmp_path, kind="sgd"), world), [(image, target)])
+    parts = gradient_step(Trainer(PAPER, "toy", recipe(tmp_path, kind="sgd", accumulate=2), world), halves)
+    start = Trainer(PAPER, "toy", recipe(tmp_path), world).model.state_dict()
+    assert not torch.equal(start["classifier.weight"], whole["classifier.weight"])
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_clipping_bounds_the_step(tmp_path: Path, world: distributed.World) -> None:
+    settings = {"kind": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+    start = Trainer(PAPER, "toy", recipe(tmp_path), world).model.state_dict()
+    lengths = []
+    for clip in (0.0, 0.01):
+        after = gradient_step(Trainer(PAPER, "toy", recipe(tmp_path, clip_norm=clip, **settings), world), [batch()])
+        moved = [(after[name] - start[name]).flatten() for name in start if start[name].is_floating_point()]
+        lengths.append(float(torch.cat(moved).norm()))
+    assert lengths[0] > 0.02
+    assert lengths[1] == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_every_precision_learns_one_batch(tmp_path: Path, world: distributed.World, amp: str) -> None:
+    trainer = Trainer(PAPER, "toy", recipe(tmp_path, run={"amp": amp}, lr=0.05), world)
+    losses = [float(trainer.step([batch()])["loss"]) for _ in range(8)]
+    assert losses[-1] < losses[0] - 0.02
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+
+
+def test_one_value_for_a_batch_norm_is_one_sentence(tmp_path: Path, world: distributed.World) -> None:
+    trainer = Trainer(PAPER, "toy", recipe(tmp_path), world)
+    with pytest.raises(InputError, match=r"one value per channel.*raise --data\.batch or --augment\.crop"):
+        trainer.step([(torch.zeros(1, 3, 1, 1), Target(torch.zeros(1, 1, 1, dtype=torch.int64)))])
+
+
+def test_other_errors_of_a_step_stay_as_they_are(tmp_path: Path, world: distributed.World) -> None:
+    trainer = Trainer(PAPER, "toy", recipe(tmp_path), world)
+    with pytest.raises(ValueError, match="batch_size") as raised:
+        trainer.step([(batch()[0], Target(batch(2)[1].label))])
+    assert not isinstance(raised.value, InputError)
+
+
+def test_the_average_is_evaluated_and_saved(tmp_path: Path) -> None:
+    train(PAPER, "toy", recipe(tmp_path, ema=0.5, lr=0.1))
+    state = load_state(tmp_path / "state-00000002.pt")
+    saved = read_checkpoint(tmp_path / "last.safetensors").tensors
+    assert torch.equal(saved["classifier.weight"], state["average"]["classifier.weight"])
+    assert not torch.equal(saved["classifier.weight"], state["model"]["classifier.weight"])
+
+
+def test_a_run_leaves_recipe_weights_states_and_logs(tmp_path: Path) -> None:
+    settings = recipe(tmp_path, run={"eval_interval": 1})
+    result = train(PAPER, "toy", settings)
+    assert read_recipe(PAPER, str(tmp_path)) == ("toy", settings)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"best.safetensors", "last.safetensors", "state-00000002.pt", "log.txt", "tensorboard"} <= names
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(line["mode"], line["iteration"]) for line in lines] == [("train", 1), ("val", 1), ("train", 2), ("val", 2)]
+    meta = read_checkpoint(tmp_path / "last.safetensors").meta
+    assert meta is not None
+    assert result.scores is not None
+    assert meta.iteration == 2
+    assert meta.scores["mIoU"] == pytest.approx(result.scores.miou, abs=1e-4)
+
+
+def test_old_states_are_removed_but_for_the_last_ones(tmp_path: Path) -> None:
+    settings = recipe(tmp_path, run={"keep": 2})
+    train(PAPER, "toy", replace(settings, schedule=replace(settings.schedule, iterations=4)))
+    assert sorted(path.name for path in tmp_path.glob("state-*")) == ["state-00000003.pt", "state-00000004.pt"]
+
+
+def test_epochs_count_complete_batches() -> None:
+    base = PAPER.recipes["toy"]
+    by_epochs = replace(base, schedule=replace(base.schedule, epochs=3), data=replace(base.data, batch=4))
+    assert total_iterations(by_epochs, 11) == 6
+    assert total_iterations(by_epochs, 3) == 3
+    assert total_iterations(base, 11) == base.schedule.iterations
+
+
+def test_every_metric_that_is_asked_for_is_printed_with_miou_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = recipe(tmp_path)
+    train(PAPER, "toy", settings)
+    options = TestOptions(checkpoint=str(tmp_path / "last.safetensors"), eval=("mDice", "mFscore"))
+    scores = run_test(PAPER, "toy", settings, options)
+    assert scores is not None
+    last = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split()[0] for line in last] == ["mDice", "mFscore", "mIoU"]
+    assert float(last[2].split()[1]) == pytest.approx(100 * scores.miou, abs=0.005)
+    (file,) = tmp_path.glob("eval_single_scale_*.json")
+    assert np.isclose(json.loads(file.read_text())["metric"]["mDice"], scores.mdice, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_ends_like_an_eager_one(tmp_path: Path) -> None:
+    weights = []
+    for is_compiled in (False, True):
+        folder = tmp_path / str(is_compiled)
+        settings = recipe(folder, run={"compile": is_compiled}, kind="sgd")  # Adam amplifies rounding of zero gradients
+        train(PAPER, "toy", replace(settings, schedule=replace(settings.schedule, iterations=4)))
+        weights.append(read_checkpoint(folder / "last.safetensors").tensors)
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)

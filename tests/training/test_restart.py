@@ -1,0 +1,194 @@
+"""Stopping, failing and going on: nothing is lost, no two histories mix, a mistake can be corrected and retried."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from segcore.errors import InputError
+from segcore.recipe import Recipe
+from segcore.recipe.file import read_recipe
+from segcore.training import loop as engine
+from segcore.training.loop import train
+from segcore.training.run_folder import WorkDirectory
+from segcore.training.signals import SAME_SIGNAL, StopSignal
+from segcore.weights.files import latest_state, load_state, state_path
+from tests.tiny_paper import PAPER
+from tests.training.test_loop import recipe
+
+
+def steps(settings: Recipe, iterations: int, **run: Any) -> Recipe:
+    return replace(
+        settings,
+        schedule=replace(settings.schedule, iterations=iterations),
+        run=replace(settings.run, **run),
+    )
+
+
+def test_a_run_killed_in_its_validation_goes_on_with_that_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(PAPER, "toy", steps(recipe(tmp_path / "whole"), 4, eval_interval=2))
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    part = steps(recipe(tmp_path / "part"), 4, eval_interval=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "evaluate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(PAPER, "toy", part)
+    assert not load_state(state_path(tmp_path / "part", 2))["is_validated"]
+    result = train(PAPER, "toy", steps(part, 4, resume=True))
+    assert result.scores is not None
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "part")]
+    ours, theirs = ([(line["mode"], line["iteration"]) for line in map(json.loads, log)] for log in logs)
+    assert ours == theirs
+    states = [load_state(state_path(tmp_path / name, 4)) for name in ("whole", "part")]
+    assert states[0]["best"] == states[1]["best"]
+    assert all(torch.equal(states[0]["model"][name], states[1]["model"][name]) for name in states[0]["model"])
+
+
+def test_resuming_a_finished_run_only_scores_it_again(tmp_path: Path) -> None:
+    settings = recipe(tmp_path)
+    first = train(PAPER, "toy", settings)
+    again = train(PAPER, "toy", steps(settings, settings.schedule.iterations, resume=True))
+    assert first.scores is not None
+    assert again.scores is not None
+    assert again.scores.miou == first.scores.miou
+
+
+def test_an_earlier_state_is_not_continued_beside_later_ones(tmp_path: Path) -> None:
+    settings = steps(recipe(tmp_path), 4)
+    train(PAPER, "toy", settings)
+    with pytest.raises(InputError, match=r"holds the later state state-00000004\.pt"):
+        train(PAPER, "toy", steps(settings, 4, resume_from=str(state_path(tmp_path, 2))))
+    assert latest_state(tmp_path) == state_path(tmp_path, 4)
+    elsewhere = steps(settings, 4, resume_from=str(state_path(tmp_path, 2)), work_dir=str(tmp_path / "branch"))
+    assert train(PAPER, "toy", elsewhere).iteration == 4
+
+
+def test_a_state_of_another_run_does_not_open_a_used_folder(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train(PAPER, "toy", recipe(tmp_path / name))
+    mixed = steps(recipe(tmp_path / "b"), 2, resume_from=str(state_path(tmp_path / "a", 1)))
+    with pytest.raises(InputError, match="already holds a run"):
+        train(PAPER, "toy", mixed)
+
+
+def test_resume_and_resume_from_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="choose one of them"):
+        train(PAPER, "toy", steps(recipe(tmp_path), 2, resume=True, resume_from="state.pt"))
+
+
+def test_the_saved_recipe_says_how_to_begin_not_how_it_was_resumed(tmp_path: Path) -> None:
+    settings = recipe(tmp_path)
+    train(PAPER, "toy", settings)
+    train(PAPER, "toy", steps(settings, settings.schedule.iterations, resume=True))
+    saved = read_recipe(PAPER, str(tmp_path))
+    assert saved is not None
+    assert not saved[1].run.resume
+
+
+def test_a_start_that_failed_at_once_can_be_repeated_with_the_mistake_mended(tmp_path: Path) -> None:
+    settings = recipe(tmp_path)
+    with pytest.raises(InputError, match="must be a multiple"):
+        train(PAPER, "toy", replace(settings, optim=replace(settings.optim, accumulate=3)))
+    assert train(PAPER, "toy", settings).iteration == 2
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "option"),
+    [
+        ("run", {"seed": 5}, "--run.seed"),
+        ("run", {"amp": "bf16"}, "--run.amp"),
+        ("data", {"batch": 2}, "--data.batch"),
+        ("data", {"num_images": (5, 2)}, "--data.num-images"),
+    ],
+)
+def test_a_resumed_run_keeps_data_seed_and_precision(
+    tmp_path: Path, part: str, change: dict[str, Any], option: str
+) -> None:
+    settings = recipe(tmp_path)
+    train(PAPER, "toy", settings)
+    resumed = steps(settings, settings.schedule.iterations, resume=True)
+    changed = replace(resumed, **{part: replace(getattr(resumed, part), **change)})
+    with pytest.raises(InputError, match=option):
+        train(PAPER, "toy", changed)
+
+
+def test_a_weight_that_is_no_number_is_neither_saved_nor_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = engine.Trainer.step
+
+    def spoil(self: engine.Trainer, parts: list[Any]) -> dict[str, torch.Tensor]:
+        terms = step(self, parts)
+        if self.iteration == 1:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(float("nan"))
+        return terms
+
+    monkeypatch.setattr(engine.Trainer, "step", spoil)
+    with pytest.raises(InputError, match=r"not finite after iteration 2; the last good state is .*00000001"):
+        train(PAPER, "toy", recipe(tmp_path))
+    assert [path.name for path in tmp_path.glob("state-*")] == ["state-00000001.pt"]
+
+
+def test_signals_that_come_together_count_once_and_a_later_one_ends() -> None:
+    stop = StopSignal()
+    with stop.listening():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        stop._since -= 2 * SAME_SIGNAL
+        with stop.saving():
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_forked_child_does_not_hold_the_folder(tmp_path: Path) -> None:
+    directory = WorkDirectory(tmp_path, is_resuming=False)
+    child = os.fork()
+    if child == 0:  # a loader process that outlives its parent
+        time.sleep(30)
+        os._exit(0)
+    try:
+        time.sleep(0.2)
+        directory.release()
+        WorkDirectory(tmp_path, is_resuming=False).release()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_terminated_process_group_saves_its_state(tmp_path: Path) -> None:
+    """A cluster signals loader processes too: they must live until the parent has saved."""
+    code = (
+        "import sys; from segcore.commands.parsing import train_command; from tests.tiny_paper import PAPER\n"
+        "sys.exit(train_command(PAPER, sys.argv[1:]))"
+    )
+    words = ["toy", "--work-dir", str(tmp_path), "--schedule.iterations", "100000", "--data.workers", "2"]
+    words += ["--run.log-interval", "1", "--run.device", "cpu"]
+    command = [sys.executable, "-c", code, *words]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and log.stat().st_size) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, printed
+    assert latest_state(tmp_path) is not None
