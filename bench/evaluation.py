@@ -64,7 +64,7 @@ if find_spec("cgrseg"):
 
 
 def windows(model: nn.Module, image: Tensor, protocol: Evaluate) -> Tensor:
-    """Return the logits at input size, one window at a time, as specs/core 3.2 writes it."""
+    """Return the logits at input size, one window at a time, as docs/protocol 3.2 writes it."""
     height, width = image.shape[-2:]
     if protocol.mode == "whole":
         return F.interpolate(model(image), size=(height, width), mode="bilinear")

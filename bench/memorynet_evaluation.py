@@ -1,6 +1,6 @@
 """MemoryNet's multi-scale + flip evaluation of one image against the way of the original: time and extra memory.
 
-Original (specs/memorynet 7): one view and one window at a time, mirrored on the host, every view's scores enlarged to
+Original (memorynet/PAPER 7): one view and one window at a time, mirrored on the host, every view's scores enlarged to
 the image's size and kept until they are averaged. Each measurement is a process of its own; processor time of one
 thread, so that other load on the machine does not count.
 

@@ -1,6 +1,6 @@
 """Training samples per second without decoding: region first against plain resize-then-crop.
 
-Three forms of the same protocol (specs/core section 2): one thread, images in memory, the same random numbers, and
+Three forms of the same protocol (docs/protocol 2): one thread, images in memory, the same random numbers, and
 processor time, so that other load on the machine does not count.
 - published: resize the whole image, `np.unique` per crop try, every step of the distortion in float32, as the original
   pipelines do;

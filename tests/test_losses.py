@@ -64,7 +64,7 @@ def test_family_s_cross_entropy_of_no_labeled_pixel_is_zero_not_nan() -> None:
 
 
 def sorted_rule(logits: Tensor, label: Tensor, threshold: float, min_kept: int) -> Tensor:
-    """Select hard pixels by a full sort, word by word as specs/core 5.3 says."""
+    """Select hard pixels by a full sort, word by word as docs/protocol 5.3 says."""
     valid = label != 255
     probability = logits.softmax(dim=1).gather(1, label.where(valid, 0)[:, None])[:, 0]
     ordered = probability[valid].sort().values

@@ -1,6 +1,6 @@
 """The straightforward form of IIWA's blocks: attention written out, one image at a time where the definition has one.
 
-Written from specs/iiwa section 3 as a baseline: scores, softmax and sums as separate steps, windows cut and put back
+Written from iiwa/PAPER 3 as a baseline: scores, softmax and sums as separate steps, windows cut and put back
 around every attention, positions rebuilt in every call, the matching solved image by image with a copy to the CPU and
 back, Swin's shift mask rebuilt in every block. Weights are those of the network; the results are equal.
 """
@@ -81,7 +81,7 @@ class _PlainBlock(WindowBlock):
 
 
 class PlainSelfIIWA(_PlainBlock, SelfIIWA):
-    """Self-IIWA, specs/iiwa 3.3."""
+    """Self-IIWA, iiwa/PAPER 3.3."""
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
@@ -97,7 +97,7 @@ class PlainSelfIIWA(_PlainBlock, SelfIIWA):
 
 
 class PlainCrossIIWA(_PlainBlock, CrossIIWA):
-    """MS-cross-IIWA, specs/iiwa 3.5, matched image by image."""
+    """MS-cross-IIWA, iiwa/PAPER 3.5, matched image by image."""
 
     def forward(self, query: Tensor, memory: Memory) -> Tensor:
         height, width = query.shape[1:3]
@@ -122,7 +122,7 @@ class PlainCrossIIWA(_PlainBlock, CrossIIWA):
 
 
 class PlainCrossFusion(CrossFusion):
-    """Fusion block of out_type '2', specs/iiwa 3.6, with the scores of every window."""
+    """Fusion block of out_type '2', iiwa/PAPER 3.6, with the scores of every window."""
 
     def _with_local_position(self, x: Tensor, window: tuple[int, int]) -> Tensor:
         return to_windows(x, window) + _sine_table(*window, x.shape[-1], x.device)
@@ -139,7 +139,7 @@ class PlainCrossFusion(CrossFusion):
 
 
 class PlainWindowAttention(swin.WindowAttention):
-    """Attention of a Swin block with written-out scores, specs/iiwa 2."""
+    """Attention of a Swin block with written-out scores, iiwa/PAPER 2."""
 
     def _attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)

@@ -30,7 +30,7 @@ def plain_attention() -> Iterator[None]:
 
 
 def plain_losses(logits: Tensor, boundary: Tensor, direction: Tensor, target: Target) -> dict[str, Tensor]:
-    """Compute `unept.losses.RefinementLoss` (specs/unept 4), with loops over classes and bins; 0 / 0 stays NaN."""
+    """Compute `unept.losses.RefinementLoss` (unept/PAPER 4), with loops over classes and bins; 0 / 0 stays NaN."""
     distance, angle = target.boundary_distance, target.boundary_angle
     assert distance is not None
     assert angle is not None
@@ -80,7 +80,7 @@ class PlainLoss(nn.Module):
 def plain_slide(model: UNEPT, image: Tensor, window: int, stride: int) -> Tensor:
     """Average windows as the release does: one at a time, each run twice, the boundary heads along with it.
 
-    The first run of a window only counts how many outputs the network has (specs/unept 7.6).
+    The first run of a window only counts how many outputs the network has (unept/PAPER 7.6).
 
     Shapes:
         image (1, 3, H, W), at least as large as the window -> logits (1, K, H, W)

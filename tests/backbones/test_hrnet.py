@@ -77,7 +77,7 @@ def test_without_the_relu_of_the_stem_negative_values_reach_the_second_convoluti
 
 
 def test_coarse_branches_are_enlarged_by_their_power_of_two_and_then_to_the_exact_size() -> None:
-    """Two resizes in that order, as specs/memorynet section 2 asks: one resize alone gives other numbers."""
+    """Two resizes in that order, as memorynet/PAPER 2 asks: one resize alone gives other numbers."""
     torch.manual_seed(0)
     fuse = next(module for module in _ours().modules() if isinstance(module, FusedBranches))
     fuse.branches = nn.ModuleList(nn.Identity() for _ in fuse.branches)

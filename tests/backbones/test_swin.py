@@ -78,7 +78,7 @@ def test_an_image_in_a_batch_gives_what_it_gives_alone() -> None:
 
 
 def _attend_by_definition(attention: WindowAttention, x: Tensor) -> Tensor:
-    """Attend as specs/ecfd 2 says it, token by token: (h, w, C) -> (h, w, C)."""
+    """Attend as ecfd/PAPER 2 says it, token by token: (h, w, C) -> (h, w, C)."""
     side, shift, heads = attention.window, attention.shift, attention.num_heads
     (height, width), channels = ([-(-n // side) * side for n in x.shape[:2]], x.shape[2])
     padded = torch.zeros(height, width, channels)
@@ -153,7 +153,7 @@ def test_merging_is_a_projection_of_padded_2x2_neighborhoods(size: tuple[int, in
 
 @pytest.mark.parametrize(
     ("name", "merge_strides", "parameters"),
-    [  # specs/iiwa 2, specs/ecfd 9
+    [  # iiwa/PAPER 2, ecfd/PAPER 9
         ("swin_small_patch4_window7_224.ms_in1k", (4, 2, 1, 1), 48_838_602),
         ("swin_base_patch4_window12_384.ms_in22k", (4, 2, 1, 1), 86_880_376),
         ("swin_large_patch4_window7_224.ms_in22k", (4, 2, 2, 2), 194_998_164),

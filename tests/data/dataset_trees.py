@@ -1,4 +1,4 @@
-"""Tiny valid trees of every layout of specs/core 1.1, with every label value that is remapped.
+"""Tiny valid trees of every layout of docs/protocol 1.1, with every label value that is remapped.
 
 Each builder writes two training and two test images of 24x32 pixels; their labels repeat all `values` of the layout.
 """
@@ -21,7 +21,7 @@ from segcore.recipe import Data
 SIZE = (24, 32)
 IGNORE = 255
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""Label ids of the train ids 0..18 (specs/core 1.3)."""
+"""Label ids of the train ids 0..18 (docs/protocol 1.3)."""
 NEVER_USED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 """COCO-Stuff ids 1..182 without a pixel."""
 

@@ -47,7 +47,7 @@ def test_a_folder_of_something_else_is_refused_with_what_was_expected(name: str,
         open_split(layout.dataset, tmp_path, layout.splits[0])
 
 
-# label ids of Cityscapes have no wrong value: every other one is ignored (specs/core 1.3)
+# label ids of Cityscapes have no wrong value: every other one is ignored (docs/protocol 1.3)
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "cityscapes label ids"])
 def test_a_value_outside_the_classes_names_file_and_value(name: str, tmp_path: Path) -> None:
     layout = LAYOUTS[name]

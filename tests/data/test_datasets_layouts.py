@@ -1,4 +1,4 @@
-"""Every accepted layout: read, train one step, test, write predictions; every raw value against specs/core 1.3."""
+"""Every accepted layout: read, train one step, test, write predictions; every raw value against docs/protocol 1.3."""
 
 from __future__ import annotations
 

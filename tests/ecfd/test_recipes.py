@@ -19,7 +19,7 @@ from segcore.recipe import Recipe
 from segcore.recipe.file import recipe_from_plain
 from segcore.recipe.plain import from_plain, to_plain
 
-# specs/ecfd 8: parameters (M) and GMACs as measured on the reference
+# ecfd/PAPER 8: parameters (M) and GMACs as measured on the reference
 MEASURED = {
     "tiny-r50-cityscapes": (41.335, 206.31),
     "small-r50-cityscapes": (50.645, 221.79),

@@ -55,7 +55,7 @@ def test_slide_equals_whole_when_one_window_covers_the_image(size: tuple[int, in
 
 
 def plain_slide(model: nn.Module, image: Tensor, crop: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    """Average windows one at a time with full-size adds, as specs/core 3.2 writes it."""
+    """Average windows one at a time with full-size adds, as docs/protocol 3.2 writes it."""
     height, width = image.shape[-2:]
     total, count = torch.zeros(1, 5, height, width), torch.zeros(1, 1, height, width)
     for i in range(max(height - crop[0] + stride[0] - 1, 0) // stride[0] + 1):

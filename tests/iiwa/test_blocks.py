@@ -74,7 +74,7 @@ def test_a_position_table_first_made_in_inference_serves_training() -> None:
 
 
 def _written_out(block: SelfIIWA, x: Tensor) -> Tensor:
-    """Self-IIWA in the words of specs/iiwa 3.3, one window and head at a time."""
+    """Self-IIWA in the words of iiwa/PAPER 3.3, one window and head at a time."""
     wh, ww = block.window
     batch, height, width, channels = x.shape
     d = channels // block.heads

@@ -1,4 +1,4 @@
-"""Training transforms: sizes, crops, flips, distortions, padding (specs/core section 2)."""
+"""Training transforms: sizes, crops, flips, distortions, padding (docs/protocol 2)."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_rotation_by_nothing_is_the_identity_and_ignores_the_corners_otherwise()
 
 
 def reference_distortion(image: np.ndarray, draws: Distortion, family: str) -> np.ndarray:
-    """The definition of specs/core 2.5, step by step in float32."""
+    """The definition of docs/protocol 2.5, step by step in float32."""
 
     def convert(values: np.ndarray, factor: float, offset: float) -> np.ndarray:
         return np.clip(values.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The papers' data settings, row by row of the tables in specs/core 2.1 and 3.4."""
+"""The papers' data settings, row by row of the tables in docs/protocol 2.1 and 3.4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distance and direction of boundaries, computed from labels (specs/unept 7.3 and 8)."""
+"""Distance and direction of boundaries, computed from labels (unept/PAPER 7.3 and 8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training losses on logits at label size: cross entropy, hard-pixel selection (OHEM) and dice; specs/core section 5.
+"""Training losses on logits at label size: cross entropy, hard-pixel selection (OHEM) and dice; docs/protocol 5.
 
 Everything is computed in float32, under autocast too, and nothing synchronizes with the device. Labels are train ids,
 255 = ignore. K classes.
@@ -35,7 +35,7 @@ def cross_entropy(
     class_weight: Tensor | None = None,
     pixel_weight: Tensor | None = None,
 ) -> Tensor:
-    """Return the weighted cross entropy over the labeled pixels (specs/core 5.1 and 5.2).
+    """Return the weighted cross entropy over the labeled pixels (docs/protocol 5.1 and 5.2).
 
     Args:
         average: what the sum is divided by. "all": every pixel, ignored ones included (family M as published).
@@ -70,7 +70,7 @@ def cross_entropy(
 
 @torch.no_grad()
 def hard_pixels(logits: Tensor, label: Tensor, *, threshold: float, min_kept: int) -> Tensor:
-    """Return weight 1 for labeled pixels whose true class has a low probability, else 0 (specs/core 5.3).
+    """Return weight 1 for labeled pixels whose true class has a low probability, else 0 (docs/protocol 5.3).
 
     The limit is `threshold`, or, where that keeps too few, the probability at index `min_kept` * B of the ascending
     order; the comparison is strict, as published.
@@ -97,7 +97,7 @@ def hard_pixels(logits: Tensor, label: Tensor, *, threshold: float, min_kept: in
 
 @torch.no_grad()
 def hardest_pixels(loss: Tensor, label: Tensor, *, min_kept: int) -> Tensor:
-    """Return weight 1 for the `min_kept` * B labeled pixels of highest loss, else 0 (specs/core 5.3, no threshold).
+    """Return weight 1 for the `min_kept` * B labeled pixels of highest loss, else 0 (docs/protocol 5.3, no threshold).
 
     Shapes:
         loss (B, H, W) unreduced, label (B, H, W) -> (B, H, W) float32
@@ -110,7 +110,7 @@ def hardest_pixels(loss: Tensor, label: Tensor, *, min_kept: int) -> Tensor:
 
 
 def dice_loss(logits: Tensor, label: Tensor, *, class_weight: Tensor | None = None, smooth: float = 1.0) -> Tensor:
-    """Return 1 - dice of the softmax, averaged over images and classes (specs/core 5.4).
+    """Return 1 - dice of the softmax, averaged over images and classes (docs/protocol 5.4).
 
     Ignored pixels are masked in the numerator only; in the denominator they count as the last class, as published.
 

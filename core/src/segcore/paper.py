@@ -39,7 +39,7 @@ class Paper:
     infer_model: Callable[[Model, Mapping[str, tuple[int, ...]]], Model]
     """(options, published tensor name -> shape) -> the options of a checkpoint, as far as its shapes tell them."""
     label_maps: Callable[[Recipe], MapSource] | None = None
-    """recipe -> source of the maps beside the label that training is supervised with (specs/unept 8)."""
+    """recipe -> source of the maps beside the label that training is supervised with (unept/PAPER 8)."""
     report: Callable[[LoadedCheckpoint], tuple[ReportSection, ...]] | None = None
     """A run's weights -> sections of this paper's own on the run's page (`segcore report`)."""
 

@@ -77,7 +77,7 @@ class Segmentor(nn.Module, ABC):
 
 
 def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize bilinearly with align_corners False (specs/core 3.5); returns the input where the size is the same."""
+    """Resize bilinearly with align_corners False (docs/protocol 3.5); returns the input where the size is the same."""
     if logits.shape[-2:] == torch.Size(size):
         return logits
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

@@ -23,7 +23,7 @@ SIZES = ((3, 5), (4, 2), (1, 1))
 
 
 def scalar_loop(inputs: Inputs) -> tuple[np.ndarray, ...]:
-    """Return output and gradients by the definition (specs/ecfd 3.4), one number at a time."""
+    """Return output and gradients by the definition (ecfd/PAPER 3.4), one number at a time."""
     assert inputs.grad is not None
     value, locations, weights, grad = (
         tensor.double().numpy() for tensor in (inputs.value, inputs.locations, inputs.weights, inputs.grad)

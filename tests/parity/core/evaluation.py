@@ -235,7 +235,7 @@ def _cross_entropy(data: Mapping[str, Any]) -> Iterator[Row]:
         if name == "all_ignored":
             for key, value in published.items():
                 loss = cross_entropy(logits, torch.full_like(label, inputs["ignore"]), **settings[key])
-                # published family S gives NaN here; ours is 0 by choice (specs/core 5.2)
+                # published family S gives NaN here; ours is 0 by choice (docs/protocol 5.2)
                 yield f"all ignored: {key}", loss, 0.0 if value is None else value
         elif name == "accuracy_percent_valid":
             yield name, pixel_accuracy(logits, label), published

@@ -1,4 +1,4 @@
-"""Parity of the training transforms and of the label encodings, families M and S (specs/core 1.3 and 2)."""
+"""Parity of the training transforms and of the label encodings, families M and S (docs/protocol 1.3 and 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ConvNeXt as a dense backbone, https://arxiv.org/abs/2201.03545: timm's, with a norm on every level (specs/ecfd 2)."""
+"""ConvNeXt as a dense backbone, https://arxiv.org/abs/2201.03545: timm's, with a norm on every level (ecfd/PAPER 2)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ORIGINAL = NameMap(
         (rf"{_START}norms\.(\d)\.", r"\1norm\2."),
     )
 )
-"""From our names to those of the original release, which ECFD's checkpoints have, too (specs/ecfd 6)."""
+"""From our names to those of the original release, which ECFD's checkpoints have, too (ecfd/PAPER 6)."""
 
 
 class ConvNeXt(HierarchicalBackbone):

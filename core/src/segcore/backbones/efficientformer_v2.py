@@ -1,4 +1,4 @@
-"""EfficientFormerV2 as a dense backbone, https://arxiv.org/abs/2212.08059, specs/cgrseg section 2.
+"""EfficientFormerV2 as a dense backbone, https://arxiv.org/abs/2212.08059, cgrseg/PAPER 2.
 
 timm's layers, with attention that takes any image size: its position bias is the one of `position_bias.py`.
 """
@@ -28,7 +28,7 @@ def _to_heads(x: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Attention over all positions at stride 32, with head mixing before and after the softmax (specs/cgrseg 2.2).
+    """Attention over all positions at stride 32, with head mixing before and after the softmax (cgrseg/PAPER 2.2).
 
     Args:
         channels: C.

@@ -16,7 +16,7 @@ from segcore.weights.names import NameMap
 
 _POOLED = r"(token_mixer|attn)\.(q|k|v|v_local|stride_conv)"
 
-# Our name -> the authors' name, regular expressions in order (specs/cgrseg 2.5). Their stages and downsamplers share
+# Our name -> the authors' name, regular expressions in order (cgrseg/PAPER 2.5). Their stages and downsamplers share
 # one list: stage i is network.(2i), the downsampler into it network.(2i - 1).
 REFERENCE_RENAMES: tuple[tuple[str, str], ...] = (
     (r"stem\.conv1\.conv\.", "patch_embed.0."),

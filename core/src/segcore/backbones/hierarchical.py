@@ -27,7 +27,7 @@ class HierarchicalBackbone(Backbone):
     """The levels at strides 4 to 32 that a timm model has.
 
     With `output_stride`, the later levels keep that stride and are dilated: 4, 8, 8, 8 for 8. timm's ResNet-C
-    (`resnet50c`, `resnet101c`) is then bit-equal to the published V1c, dilated or not (specs/ecfd 2, specs/unept 2.2).
+    (`resnet50c`, `resnet101c`) is then bit-equal to the published V1c, dilated or not (ecfd/PAPER 2, unept/PAPER 2.2).
 
     Args:
         name: timm model, with or without a weights tag.

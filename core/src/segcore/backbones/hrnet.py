@@ -1,4 +1,4 @@
-"""HRNet as a dense backbone, https://arxiv.org/abs/1908.07919, specs/memorynet section 2.
+"""HRNet as a dense backbone, https://arxiv.org/abs/1908.07919, memorynet/PAPER 2.
 
 timm's network with the bilinear fusion of the published segmentation models: any image size, no channel-raising heads.
 """
@@ -66,7 +66,7 @@ class HRNet(Backbone):
         name: timm model, with or without a weights tag.
         pretrained, weights: see `create_backbone`.
         stem_relu: ReLU between the two convolutions of the stem. ImageNet weights have it; MemoryNet's published
-            models were trained without (specs/memorynet P1).
+            models were trained without (memorynet/PAPER P1).
     Shapes:
         (B, 3, H, W) of any size -> levels at strides 4, 8, 16 and 32, sizes rounded up; channels C, 2C, 4C and 8C
     """

@@ -1,4 +1,4 @@
-"""The learnt relative position bias of EfficientFormerV2, for any input size (specs/cgrseg 2.3)."""
+"""The learnt relative position bias of EfficientFormerV2, for any input size (cgrseg/PAPER 2.3)."""
 
 from __future__ import annotations
 

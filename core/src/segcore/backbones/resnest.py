@@ -1,4 +1,4 @@
-"""ResNeSt as a dense backbone, https://arxiv.org/abs/2004.08955, specs/memorynet section 2.
+"""ResNeSt as a dense backbone, https://arxiv.org/abs/2004.08955, memorynet/PAPER 2.
 
 timm's network with the shortcut of the published segmentation models, which pool only where they lower the resolution.
 """

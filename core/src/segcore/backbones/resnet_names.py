@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from segcore.weights.names import NameMap
 
-# Our name -> OpenMMLab's (specs/ecfd 2, specs/memorynet 6, specs/unept 2.2); the stem of ResNet-C counts convolutions,
+# Our name -> OpenMMLab's (ecfd/PAPER 2, memorynet/PAPER 6, unept/PAPER 2.2); the stem of ResNet-C counts convolutions,
 # norms and activations as one list. Names of papers keep the `backbone.` before them.
 RENAMES: tuple[tuple[str, str], ...] = (
     (r"(^|backbone\.)model\.conv1\.(?=\d)", r"\1stem."),

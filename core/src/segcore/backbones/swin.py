@@ -1,4 +1,4 @@
-"""Swin Transformer as a dense backbone, https://arxiv.org/abs/2103.14030, specs/ecfd 2 and specs/iiwa 2.
+"""Swin Transformer as a dense backbone, https://arxiv.org/abs/2103.14030, ecfd/PAPER 2 and iiwa/PAPER 2.
 
 Takes any image size: maps are zero-padded to whole windows inside each attention, after its norm and before the shift,
 as the published segmentation models do. timm's Swin pads elsewhere and drops the shift on small maps; the two agree
@@ -28,7 +28,7 @@ _SEPARATED = -100.0  # added to the scores of tokens that only the cyclic shift 
 
 
 def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
-    """Return what keeps apart, in shifted windows, tokens that are no neighbors in the map (specs/ecfd 2, iv).
+    """Return what keeps apart, in shifted windows, tokens that are no neighbors in the map (ecfd/PAPER 2, iv).
 
     Args:
         height, width: size of the PADDED map, multiples of `window`.
@@ -133,7 +133,7 @@ class Block(nn.Module):
 class PatchMerging(nn.Module):
     """Each 2x2 neighborhood becomes one token of twice the channels; with stride 1 neighborhoods overlap.
 
-    The map is zero-padded on the right and bottom until every position has its neighborhood (specs/iiwa 2). The
+    The map is zero-padded on the right and bottom until every position has its neighborhood (iiwa/PAPER 2). The
     quarters lie in the order of the original Swin: (0, 0), (1, 0), (0, 1), (1, 1), rows first.
 
     Args:
@@ -231,7 +231,7 @@ class Swin(Backbone):
         name: timm's name of a Swin (version 1), with or without a weights tag.
         pretrained, weights: see `create_backbone`; a file may have timm's, Microsoft's or OpenMMLab's names.
         merge_strides: patch size, then the stride of each patch merging: (4, 2, 2, 2) gives levels at strides 4 to 32,
-            (4, 2, 1, 1) at 4, 8, 8, 8 (specs/iiwa 2).
+            (4, 2, 1, 1) at 4, 8, 8, 8 (iiwa/PAPER 2).
         output_norm: a LayerNorm of its own on each level; it starts anew with ImageNet weights.
         drop_path_rate: probability that the residual branches of the last block are left out, rising over the depth.
         embed_dim, depths, num_heads, window_size: what the name stands for, replaced; with ImageNet weights of another

@@ -16,7 +16,7 @@ _CLASSIFIER = (r"norm\..*", r"head\..*")
 _INDEX_TABLES = r"(backbone\.)?\w+\.\d+\.blocks\.\d+\..*(relative_position_index|attn_mask)"
 
 MICROSOFT = NameMap(((rf"{_START}stages\.", r"\1layers."), _OUTPUT_NORMS), (_INDEX_TABLES, *_CLASSIFIER))
-"""From our names to those of the original release, which ECFD's checkpoints have, too (specs/ecfd 6)."""
+"""From our names to those of the original release, which ECFD's checkpoints have, too (ecfd/PAPER 6)."""
 
 TIMM = NameMap(
     (
@@ -57,4 +57,4 @@ OPENMMLAB = NameMap(
         ),
     ),
 )
-"""From our names and column order to those of OpenMMLab, which IIWA's checkpoints have, too (specs/iiwa 2)."""
+"""From our names and column order to those of OpenMMLab, which IIWA's checkpoints have, too (iiwa/PAPER 2)."""

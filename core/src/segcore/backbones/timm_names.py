@@ -1,4 +1,4 @@
-"""Published tensor names that are timm's: HRNet's (specs/memorynet 6), DeiT's (specs/unept 6)."""
+"""Published tensor names that are timm's: HRNet's (memorynet/PAPER 6), DeiT's (unept/PAPER 6)."""
 
 from __future__ import annotations
 

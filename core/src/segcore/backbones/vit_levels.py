@@ -1,4 +1,4 @@
-"""Chosen layers of a plain vision transformer, as they are: specs/memorynet section 2 and specs/unept 2.1.
+"""Chosen layers of a plain vision transformer, as they are: memorynet/PAPER 2 and unept/PAPER 2.1.
 
 No pyramid and no final norm: every level is the residual stream behind one block, at the stride of the patches.
 """
@@ -24,7 +24,7 @@ from segcore.weights.files import read_checkpoint
 _WITH_TABLE = ("vision_transformer", "deit")
 """timm's files whose models look positions up in a table and nothing else."""
 
-# Our name -> that of the framework that MemoryNet's checkpoints come from (specs/memorynet 6); the names of DeiT, which
+# Our name -> that of the framework that MemoryNet's checkpoints come from (memorynet/PAPER 6); the names of DeiT, which
 # UN-EPT publishes, are those of `timm_names.py`. Names of papers keep the `backbone.` before them.
 MEMORYNET_RENAMES: tuple[tuple[str, str], ...] = (
     (r"(^|backbone\.)model\.(?=cls_token$|pos_embed$)", r"\1"),
@@ -48,7 +48,7 @@ def resize_positions(table: Tensor, size: tuple[int, int], mode: Resize, stored:
         size: height and width of the grid wanted.
         mode: "antialiased" is bicubic with a low-pass filter where the grid shrinks, timm's own; "bicubic" and
             "bilinear" are without. "bilinear" also leaves a table alone that has the right number of entries, even if
-            its grid has another shape (specs/memorynet section 2).
+            its grid has another shape (memorynet/PAPER 2).
         stored: height and width of the table's grid.
 
     Shapes:

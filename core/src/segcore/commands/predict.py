@@ -197,7 +197,7 @@ def _frames(capture: cv2.VideoCapture, first: np.ndarray) -> Iterator[np.ndarray
 
 
 def encode_submission(dataset_name: str, label: np.ndarray) -> np.ndarray:
-    """Return class numbers in the encoding of a data set's test server (specs/core 8).
+    """Return class numbers in the encoding of a data set's test server (docs/protocol 8).
 
     Shapes:
         (H, W) train ids -> (H, W) uint8: ade20k id + 1; cityscapes the dataset's own label ids

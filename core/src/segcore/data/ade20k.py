@@ -1,4 +1,4 @@
-"""ADE20K scene parsing: 150 classes, 20 210 training and 2 000 validation images (specs/core 1.1, 1.3)."""
+"""ADE20K scene parsing: 150 classes, 20 210 training and 2 000 validation images (docs/protocol 1.1, 1.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COCO-Stuff: the 10k release in 171 or 182 classes, and the 164k release (specs/core 1.1, 1.3)."""
+"""COCO-Stuff: the 10k release in 171 or 182 classes, and the 164k release (docs/protocol 1.1, 1.3)."""
 
 from __future__ import annotations
 

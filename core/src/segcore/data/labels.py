@@ -1,4 +1,4 @@
-"""Annotation values -> train ids, as pure functions on arrays (specs/core 1.3). 255 is ignored everywhere.
+"""Annotation values -> train ids, as pure functions on arrays (docs/protocol 1.3). 255 is ignored everywhere.
 
 A value that no version of a data set uses becomes `OUTSIDE`, which is no class: loading then names the file.
 """

@@ -1,4 +1,4 @@
-"""LIP (Look Into Person): 20 classes with background, 30462/10000/10000 images of single people (specs/core 1.1)."""
+"""LIP (Look Into Person): 20 classes with background, 30462/10000/10000 images of single people (docs/protocol 1.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pascal Context: 4998 training and 5105 validation images in 59 classes and background (specs/core 1.1, 1.3)."""
+"""Pascal Context: 4998 training and 5105 validation images in 59 classes and background (docs/protocol 1.1, 1.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding of images and label maps (specs/core 1.2), with one sentence for every file that cannot be used."""
+"""Decoding of images and label maps (docs/protocol 1.2), with one sentence for every file that cannot be used."""
 
 from __future__ import annotations
 

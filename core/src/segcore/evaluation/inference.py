@@ -1,4 +1,4 @@
-"""Inference on whole images, in windows, over scales and mirrored, specs/core section 3.
+"""Inference on whole images, in windows, over scales and mirrored, docs/protocol 3.
 
 Shapes: B images (2 where the mirrored image runs along), K classes. Images of the network are normalized RGB float32
 (B, 3, H, W).
@@ -41,7 +41,7 @@ class View(NamedTuple):
 
 
 def views(image: np.ndarray, protocol: Evaluate) -> list[View]:
-    """Return the scales of a decoded image, in the order of `protocol.ratios` (specs/core 3.3).
+    """Return the scales of a decoded image, in the order of `protocol.ratios` (docs/protocol 3.3).
 
     Family M resizes the decoded image once per ratio; family S once in all, the rest is interpolated on the device.
 
@@ -98,7 +98,7 @@ def _pad(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _starts(length: int, crop: int, stride: int) -> tuple[int, ...]:
-    """Return where windows start along an axis; the last ones shift back inside (specs/core 3.2)."""
+    """Return where windows start along an axis; the last ones shift back inside (docs/protocol 3.2)."""
     count = max(length - crop + stride - 1, 0) // stride + 1
     return tuple(max(min(i * stride + crop, length) - crop, 0) for i in range(count))
 
@@ -166,7 +166,7 @@ def slide(
     batch: int,
     pad_window: bool = False,
 ) -> Tensor:
-    """Run the network on overlapping windows and average their logits (specs/core 3.2).
+    """Run the network on overlapping windows and average their logits (docs/protocol 3.2).
 
     Args:
         crop, stride: height and width of a window, and the steps between windows, pixels.
@@ -278,7 +278,7 @@ def _run(model: nn.Module, parts: Sequence[View], protocol: Evaluate, size: tupl
 
 @torch.inference_mode()
 def predict(model: nn.Module, parts: Sequence[View], protocol: Evaluate, size: tuple[int, int]) -> Tensor:
-    """Return the scores of an image, averaged over its views (specs/core 3.1 and 3.3).
+    """Return the scores of an image, averaged over its views (docs/protocol 3.1 and 3.3).
 
     Probabilities; for family S without `protocol.probabilities`, logits.
 

@@ -1,7 +1,7 @@
 """Class scores that stay at the head's resolution and are enlarged a few rows at a time.
 
 A head at stride 8 gives 1/64 of the values that the published inference enlarges, averages and normalizes at full size,
-several times per view. Every value here is computed as specs/core section 3 says, but only for the rows at hand: a
+several times per view. Every value here is computed as docs/protocol 3 says, but only for the rows at hand: a
 full-size map of a view never exists, and what is at hand stays in the cache.
 """
 

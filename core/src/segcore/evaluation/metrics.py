@@ -1,4 +1,4 @@
-"""Segmentation scores from one int64 confusion matrix on the device, specs/core section 4.
+"""Segmentation scores from one int64 confusion matrix on the device, docs/protocol 4.
 
 Nothing is kept per image, and nothing is rounded before the end. K classes.
 """

@@ -1,4 +1,4 @@
-"""Random brightness, contrast, saturation and hue of training images (specs/core 2.5)."""
+"""Random brightness, contrast, saturation and hue of training images (docs/protocol 2.5)."""
 
 from __future__ import annotations
 

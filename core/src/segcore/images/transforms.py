@@ -1,4 +1,4 @@
-"""Training and test transforms on numpy images (specs/core section 2).
+"""Training and test transforms on numpy images (docs/protocol 2).
 
 Images are (H, W, 3) uint8 BGR, labels (H, W) uint8 with 255 = ignore. Sizes are (height, width), scales as the recipe
 writes them.
@@ -130,7 +130,7 @@ def random_boxes(size: Size, crop: Size, rng: np.random.Generator) -> Iterator[B
 def choose_box(
     boxes: Iterator[Box], label_under: Callable[[Box], np.ndarray], max_ratio: float, family: Family
 ) -> Box | None:
-    """Take boxes until the label under one is varied enough (specs/core 2.3).
+    """Take boxes until the label under one is varied enough (docs/protocol 2.3).
 
     M tests 10 boxes and uses the 11th unchecked. S uses the 10th unchecked, unless it has no labeled pixel at all:
     then None, the sample stays uncropped.

@@ -36,7 +36,7 @@ def _inside(label: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float) -> np.ndarray:
-    """Blend the class colors over an image: image * (1 - o) + color * o, truncated (specs/core 8).
+    """Blend the class colors over an image: image * (1 - o) + color * o, truncated (docs/protocol 8).
 
     Args:
         opacity: 0 shows the image, 1 the colors; pixels outside the palette show the image.

@@ -1,6 +1,6 @@
 """Parameters and multiply-adds of a network, as the papers count them and as torch counts them.
 
-The papers' figures ("FLOPs") come from mmcv's counter: multiply-adds, seen by module hooks (specs/ecfd 8, specs/cgrseg
+The papers' figures ("FLOPs") come from mmcv's counter: multiply-adds, seen by module hooks (ecfd/PAPER 8, cgrseg/PAPER
 5.4). Its rules are kept here, because a table must be comparable; what it overlooks is in `macs_torch`.
 """
 

@@ -1,4 +1,4 @@
-"""Fully convolutional head: the auxiliary head of ECFD and MemoryNet, specs/core section 5.5."""
+"""Fully convolutional head: the auxiliary head of ECFD and MemoryNet, docs/protocol 5.5."""
 
 from __future__ import annotations
 

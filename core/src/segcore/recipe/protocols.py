@@ -1,4 +1,4 @@
-"""The papers' settings of each data set as parts of recipes: crop, scale and test (specs/core 2.1 and 3.4).
+"""The papers' settings of each data set as parts of recipes: crop, scale and test (docs/protocol 2.1 and 3.4).
 
 A fragment holds the training transform and the plain test (whole image, family M) of one data set and crop:
 

@@ -76,7 +76,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Training transforms, specs/core section 2: resize, crop, flip, rotate, photometric distortion, pad."""
+    """Training transforms, docs/protocol 2: resize, crop, flip, rotate, photometric distortion, pad."""
 
     family: Literal["M", "S"] = "M"
     """M: mmsegmentation's rules. S: MemoryNet's (crop fallback, centered padding, hue direction)."""
@@ -112,7 +112,7 @@ class Augment:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """Training loss on the logits resized to the label, specs/core section 5."""
+    """Training loss on the logits resized to the label, docs/protocol 5."""
 
     average: Literal["all", "valid"] = "all"
     """all: divide by every pixel, ignored ones included (published, family M). valid: by labeled pixels only."""
@@ -137,7 +137,7 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """Optimizer; parameter rules match substrings of the PUBLISHED tensor names, specs/core section 6.1."""
+    """Optimizer; parameter rules match substrings of the PUBLISHED tensor names, docs/protocol 6.1."""
 
     kind: Literal["adamw", "sgd"] = "adamw"
     """Optimizer."""
@@ -175,7 +175,7 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Learning rate over iterations, specs/core section 6.2."""
+    """Learning rate over iterations, docs/protocol 6.2."""
 
     iterations: int
     """Optimizer steps."""
@@ -208,7 +208,7 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Test protocol, specs/core section 3."""
+    """Test protocol, docs/protocol 3."""
 
     family: Literal["M", "S"] = "M"
     """M: logits resized twice, softmax averaged. S: one interpolation, logits or probabilities averaged."""

@@ -46,7 +46,7 @@ def _permutation(num_images: int, seed: int, epoch: int) -> np.ndarray:
 class BatchPlan:
     """Which images form which batch.
 
-    Every epoch is a new permutation; its incomplete last batch is dropped (specs/core 2.8). A data set smaller than a
+    Every epoch is a new permutation; its incomplete last batch is dropped (docs/protocol 2.8). A data set smaller than a
     batch is repeated.
 
     Args:

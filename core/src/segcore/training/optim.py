@@ -1,6 +1,6 @@
 """Optimizer, its parameter groups, the learning-rate schedules and the moving average of the weights.
 
-Parameter rules match substrings of the PUBLISHED tensor names (specs/core 6.1), so that the same tensors fall into the
+Parameter rules match substrings of the PUBLISHED tensor names (docs/protocol 6.1), so that the same tensors fall into the
 same groups as in the published training, whatever our modules are called.
 """
 
@@ -64,7 +64,7 @@ def build_optimizer(model: nn.Module, name_map: NameMap, optim: Optim) -> torch.
 
 
 def learning_rate(schedule: Schedule, total: int, base_lr: float, lr_mult: float, iteration: int) -> float:
-    """Return a group's learning rate for one optimizer step (specs/core 6.2).
+    """Return a group's learning rate for one optimizer step (docs/protocol 6.2).
 
     Args:
         total: optimizer steps of the whole run.

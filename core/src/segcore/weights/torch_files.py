@@ -1,6 +1,6 @@
 """Reading of files made by `torch.save`, without running anything that is in them.
 
-Published `.pth` checkpoints (specs/core 7) are pickles. They are read with `weights_only=True` and a short list of
+Published `.pth` checkpoints (docs/protocol 7) are pickles. They are read with `weights_only=True` and a short list of
 harmless numpy names beside torch's own; everything else is refused with a sentence that says what was in the file.
 """
 

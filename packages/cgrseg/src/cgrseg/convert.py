@@ -1,4 +1,4 @@
-"""Published tensor names of CGRSeg (specs/cgrseg 2.5 and 6.2), and what tensor shapes tell about a checkpoint."""
+"""Published tensor names of CGRSeg (cgrseg/PAPER 2.5 and 6.2), and what tensor shapes tell about a checkpoint."""
 
 from __future__ import annotations
 

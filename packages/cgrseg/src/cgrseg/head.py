@@ -1,4 +1,4 @@
-"""CGRSeg's decode head, in the order of the paper: https://arxiv.org/abs/2405.06228, specs/cgrseg section 3.
+"""CGRSeg's decode head, in the order of the paper: https://arxiv.org/abs/2405.06228, cgrseg/PAPER 3.
 
 RectangularAttention (RCA) -> RectangularModule (RCM) -> pyramid context -> top-down fusion -> prototypes -> DPG.
 Published tensor names are in `convert.py`.
@@ -77,7 +77,7 @@ class RectangularAttention(nn.Module):
 class RectangularModule(nn.Module):
     """Rectangular self-calibration module (RCM, paper section 3.2): RCA, norm and MLP on a scaled residual branch.
 
-    Its norms are plain in the published models where all others are synchronized (specs/cgrseg 7.1, 8).
+    Its norms are plain in the published models where all others are synchronized (cgrseg/PAPER 7.1, 8).
 
     Shapes:
         (B, C, h, w) -> (B, C, h, w)
@@ -233,7 +233,7 @@ class CGRSegHead(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Initialize what differs from PyTorch's defaults and mmcv's (specs/cgrseg 3.5)."""
+        """Initialize what differs from PyTorch's defaults and mmcv's (cgrseg/PAPER 3.5)."""
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)  # pyright: ignore[reportArgumentType]
         nn.init.kaiming_normal_(self.guidance.class_weight.weight, mode="fan_in", nonlinearity="relu")

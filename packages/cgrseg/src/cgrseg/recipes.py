@@ -1,4 +1,4 @@
-"""One recipe per row of CGRSeg's results tables (specs/cgrseg section 5), and two that run anywhere.
+"""One recipe per row of CGRSeg's results tables (cgrseg/PAPER 5), and two that run anywhere.
 
 cgrseg-train t-ade20k --run.data ADEChallengeData2016      expects 43.6 % mIoU on the validation images
 cgrseg-train toy                                           generated scenes, in under four minutes on two CPU cores

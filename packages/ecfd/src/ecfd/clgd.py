@@ -1,4 +1,4 @@
-"""Cross-level gating decoder (CLGD): the final context gates the finest level (specs/ecfd 3.6)."""
+"""Cross-level gating decoder (CLGD): the final context gates the finest level (ecfd/PAPER 3.6)."""
 
 from __future__ import annotations
 

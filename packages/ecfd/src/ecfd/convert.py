@@ -1,4 +1,4 @@
-"""Published tensor names of ECFD (specs/ecfd 6), and what tensor shapes tell about a checkpoint."""
+"""Published tensor names of ECFD (ecfd/PAPER 6), and what tensor shapes tell about a checkpoint."""
 
 from __future__ import annotations
 

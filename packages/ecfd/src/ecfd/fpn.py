@@ -1,4 +1,4 @@
-"""FPN head: four levels fused at the finest one (specs/ecfd 3.8)."""
+"""FPN head: four levels fused at the finest one (ecfd/PAPER 3.8)."""
 
 from __future__ import annotations
 

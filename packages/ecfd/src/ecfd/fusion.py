@@ -1,4 +1,4 @@
-"""Cross-information fusion: CICM, SICM and the blocks that alternate them (specs/ecfd 3.5 and 3.10).
+"""Cross-information fusion: CICM, SICM and the blocks that alternate them (ecfd/PAPER 3.5 and 3.10).
 
 Context tokens X come from level 3, spatial tokens S from levels 2, 3 and 4, all E channels wide.
 """

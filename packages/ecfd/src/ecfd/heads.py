@@ -1,6 +1,6 @@
-"""ECFD's decode head and its five variants, in the order of the paper (specs/ecfd section 3).
+"""ECFD's decode head and its five variants, in the order of the paper (ecfd/PAPER 3).
 
-RCE -> CICM and SICM, L times -> CLGD -> FPN -> classifier. What differs between the variants is specs/ecfd 3.10.
+RCE -> CICM and SICM, L times -> CLGD -> FPN -> classifier. What differs between the variants is ecfd/PAPER 3.10.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from ecfd.tokens import Size, size_of
 
 
 class ConvBR(nn.Sequential):
-    """Convolution without bias, batch norm and ReLU (specs/ecfd 3), initialized as PyTorch does."""
+    """Convolution without bias, batch norm and ReLU (ecfd/PAPER 3), initialized as PyTorch does."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
@@ -50,7 +50,7 @@ class ConvBROfMaps(ConvBR):
 
 
 def resize_aligned(x: Tensor, size: Size) -> Tensor:
-    """Resize bilinearly with align_corners True, as the FPN head does and nothing else (specs/ecfd 3.8)."""
+    """Resize bilinearly with align_corners True, as the FPN head does and nothing else (ecfd/PAPER 3.8)."""
     if size_of(x) == size:
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=True)

@@ -20,7 +20,7 @@ _LEVELS = 4
 
 
 def _backbone_changes(options: ECFDModel) -> dict[str, Any]:
-    """Return what the published backbones are asked for (specs/ecfd 2); others keep their own defaults."""
+    """Return what the published backbones are asked for (ecfd/PAPER 2); others keep their own defaults."""
     changes: dict[str, Any] = {}
     if options.backbone.startswith("convnext_"):
         changes |= {"output_norm": True, "ls_init_value": 1.0}  # Swin has its output norms by itself

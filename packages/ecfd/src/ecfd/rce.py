@@ -1,6 +1,6 @@
 """Context tokens: the reinforced context embedding (RCE), the plain one of two variants, the learnt position grid.
 
-Specs/ecfd 3.2, 3.3 and 3.10.
+ecfd/PAPER 3.2, 3.3 and 3.10.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RCE(nn.Module):
 
     Args:
         in_channels: of levels 2, 3 and 4.
-        width: channels of each embedding: those of level 1, whatever the head's (specs/ecfd 3.2); C in ECFDSpatial.
+        width: channels of each embedding: those of level 1, whatever the head's (ecfd/PAPER 3.2); C in ECFDSpatial.
         out_channels: of the fused map.
 
     Shapes:

@@ -1,4 +1,4 @@
-"""One recipe per row of ECFD's results tables and released config (specs/ecfd section 5), and two that run anywhere.
+"""One recipe per row of ECFD's results tables and released config (ecfd/PAPER 5), and two that run anywhere.
 
 ecfd-train tiny-r50-cityscapes --run.data CITYSCAPES       expects 79.91 % mIoU on the validation images
 ecfd-train toy                                             generated scenes, in minutes on two CPU cores

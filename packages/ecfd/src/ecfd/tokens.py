@@ -1,4 +1,4 @@
-"""Feature maps as rows of tokens and back, and the reference points of tokens (specs/ecfd 3.1, 3.4)."""
+"""Feature maps as rows of tokens and back, and the reference points of tokens (ecfd/PAPER 3.1, 3.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two attention blocks of the decoder: self-IIWA and multi-scale cross-IIWA; specs/iiwa 3.3 to 3.5.
+"""The two attention blocks of the decoder: self-IIWA and multi-scale cross-IIWA; iiwa/PAPER 3.3 to 3.5.
 
 Both attend twice, each time with a residual of its own: inside every window (intra-window, local context), then between
 windows, one pooled token each (inter-window, global context). B images, C channels, M heads, D = C / M, n windows of
@@ -35,14 +35,14 @@ class Memory(NamedTuple):
 
 
 def prepare_memory(levels: Sequence[Tensor], window: tuple[int, int]) -> Memory:
-    """Cut maps (B, h_i, w_i, C) into windows and pool each one, once for all blocks (specs/iiwa 3.4)."""
+    """Cut maps (B, h_i, w_i, C) into windows and pool each one, once for all blocks (iiwa/PAPER 3.4)."""
     padded = [pad_to_windows(level, window) for level in levels]
     windows = torch.cat([to_windows(level, window) for level in padded], dim=1)
     return Memory(windows, torch.cat([window_means(level, window) for level in padded], dim=1))
 
 
 def match(query_tokens: Tensor, memory: Memory) -> Memory:
-    """Give every query window a memory window of its own, with the largest sum of similarities (specs/iiwa 3.5.2).
+    """Give every query window a memory window of its own, with the largest sum of similarities (iiwa/PAPER 3.5.2).
 
     The similarity is the plain dot product of the pooled features: long vectors win, positions come later.
 
@@ -125,7 +125,7 @@ def _projection(channels: int, dropout: float) -> nn.Sequential:
 
 
 class SelfIIWA(WindowBlock):
-    """Self-IIWA: a map attends to itself, inside its windows and between them (specs/iiwa 3.3).
+    """Self-IIWA: a map attends to itself, inside its windows and between them (iiwa/PAPER 3.3).
 
     Shapes:
         (B, H, W, C) -> (B, H, W, C)
@@ -156,7 +156,7 @@ class SelfIIWA(WindowBlock):
 
 
 class CrossIIWA(WindowBlock):
-    """Multi-scale cross-IIWA: each query window attends to the memory window it is matched with (specs/iiwa 3.5).
+    """Multi-scale cross-IIWA: each query window attends to the memory window it is matched with (iiwa/PAPER 3.5).
 
     A memory window may come from any level and place; its token takes the place of the query window in the inter-window
     attention.

@@ -1,4 +1,4 @@
-"""The decoder: a query map refined by self-IIWA and multi-scale cross-IIWA; specs/iiwa 3.9.
+"""The decoder: a query map refined by self-IIWA and multi-scale cross-IIWA; iiwa/PAPER 3.9.
 
 The attention blocks are the released ones; how they are put together (published class `GTR_DECODER3`) is a
 reconstruction, and so are stem, auxiliary classifier and sub-pixel head.
@@ -31,7 +31,7 @@ class DecoderStage(nn.Module):
 
 
 class SubpixelHead(nn.Module):
-    """Enlarge a map r times by spreading channels over space, then classify (specs/iiwa 3.9.5).
+    """Enlarge a map r times by spreading channels over space, then classify (iiwa/PAPER 3.9.5).
 
     Args:
         scale: r, a divisor of D (published name head_scale).

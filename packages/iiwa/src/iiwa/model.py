@@ -62,7 +62,7 @@ class IIWAHead(nn.Module):
 
 
 class IIWA(EncoderDecoder):
-    """IIWA (specs/iiwa): logits at stride 2 on the published backbones.
+    """IIWA (iiwa/PAPER): logits at stride 2 on the published backbones.
 
     Args:
         options: backbone, neck and decoder.

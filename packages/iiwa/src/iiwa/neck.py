@@ -1,4 +1,4 @@
-"""The neck: cross-IIWA joins two adjacent levels at a time, top-down; specs/iiwa 3.6 and 3.8.
+"""The neck: cross-IIWA joins two adjacent levels at a time, top-down; iiwa/PAPER 3.6 and 3.8.
 
 The fusion blocks are the released ones; their cascade (published class `Cascade_TRP`) is a reconstruction. B images,
 C1 channels of the deeper level, C of the shallower one, M heads, D = C / M.
@@ -100,7 +100,7 @@ def _initialize(fusion: Fusion) -> None:
 
 
 class CrossFusion(Fusion):
-    """Cross-IIWA, out_type '2': the block that every released config selects (specs/iiwa 3.6, `TransFusion2`).
+    """Cross-IIWA, out_type '2': the block that every released config selects (iiwa/PAPER 3.6, `TransFusion2`).
 
     The scale is 1 in both attentions, as released (an exponent written as -0).
     """
@@ -142,7 +142,7 @@ class CrossFusion(Fusion):
 
 
 class PlainFusion(Fusion):
-    """Out_type '1', the alternative of an early revision (specs/iiwa 3.6, `TransFusion`).
+    """Out_type '1', the alternative of an early revision (iiwa/PAPER 3.6, `TransFusion`).
 
     No positions, no residual with the shallower level, an MLP at the end. Levels of incomplete windows, which the
     release refuses, are padded.
@@ -174,7 +174,7 @@ FUSIONS: dict[FusionType, type[CrossFusion] | type[PlainFusion]] = {"1": PlainFu
 
 
 class CascadeNeck(nn.Module):
-    """Three fusions from the deepest pair of levels to the shallowest (specs/iiwa 3.8, a reconstruction).
+    """Three fusions from the deepest pair of levels to the shallowest (iiwa/PAPER 3.8, a reconstruction).
 
     y3 = F3(x4, x3), y2 = F2(y3, x2), y1 = F1(y2, x1); a further round takes y3, y2, y1 in place of x3, x2, x1.
 

@@ -17,7 +17,7 @@ _OUTPUT_STRIDE = 32  # of every backbone that is not dilated
 class IIWAModel(Model):
     """IIWA on any backbone with four feature levels.
 
-    Neck and decoder were never released: what the release does not fix is an option here (specs/iiwa 3.8 and 3.9).
+    Neck and decoder were never released: what the release does not fix is an option here (iiwa/PAPER 3.8 and 3.9).
     """
 
     merge_strides: tuple[int, int, int, int] = (4, 2, 1, 1)

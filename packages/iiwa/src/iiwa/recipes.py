@@ -1,4 +1,4 @@
-"""One recipe per released configuration of IIWA (specs/iiwa section 5), and two that run anywhere.
+"""One recipe per released configuration of IIWA (iiwa/PAPER 5), and two that run anywhere.
 
 iiwa-train s-ade20k --run.data ADEChallengeData2016      published: 48.3 % mIoU on the validation images
 iiwa-train toy                                           generated scenes, in minutes on two CPU cores
@@ -51,7 +51,7 @@ def _recipe(
     """Return a published recipe; a tenth of the run lies between validations unless said otherwise.
 
     Where the backbone has its own learning rate, the key "backbone" also takes its norms out of the rule for norms:
-    they decay; its bias tables keep the full rate (specs/iiwa section 5).
+    they decay; its bias tables keep the full rate (iiwa/PAPER 5).
     """
     interval = eval_interval or schedule.iterations // 10
     optim = Optim(lr=6e-5, weight_decay=0.01, decay_mult=_NO_DECAY)

@@ -1,7 +1,7 @@
 """Checkpoints of the authors' own code: what of them can be told, since neck and decoder were never released.
 
 Names inside a block are known, its place in the network is not: blocks are recognized by the names and shapes of their
-tensors, and everything else is reported (specs/iiwa section 6).
+tensors, and everything else is reported (iiwa/PAPER 6).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Windows of a map, one token per window, and the sine positions of either; specs/iiwa 3.1 and 3.2.
+"""Windows of a map, one token per window, and the sine positions of either; iiwa/PAPER 3.1 and 3.2.
 
 Maps are channels-last, (B, H, W, C). Windows are numbered row-major, image by image. Padding is zeros at bottom and
-right, never masked: it takes part in attention and in the mean of its window, as published (specs/iiwa 7.5).
+right, never masked: it takes part in attention and in the mean of its window, as published (iiwa/PAPER 7.5).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def window_means(x: Tensor, window: tuple[int, int]) -> Tensor:
 
 
 def spread_tokens(tokens: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Bring one token per window back to the map, bilinear with align_corners true (specs/iiwa 7.3).
+    """Bring one token per window back to the map, bilinear with align_corners true (iiwa/PAPER 7.3).
 
     Shapes:
         (B, n, C), n = grid rows * columns -> (B, *size, C)
@@ -58,7 +58,7 @@ def spread_tokens(tokens: Tensor, grid: tuple[int, int], size: tuple[int, int]) 
 
 
 def sine_position(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """Return the sine table of a map: half the channels tell the row, half the column (specs/iiwa 3.2).
+    """Return the sine table of a map: half the channels tell the row, half the column (iiwa/PAPER 3.2).
 
     Tables are kept by size and device, since they depend on nothing else; inside a compiled or exported graph they are
     computed in place, because a table kept from tracing holds no values.

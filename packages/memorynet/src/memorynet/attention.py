@@ -1,6 +1,6 @@
 """The attention block that refines what was read from the memory and what the image's context gives.
 
-Paper section 3.3 (https://arxiv.org/abs/2108.11819), specs/memorynet 3.3.
+Paper section 3.3 (https://arxiv.org/abs/2108.11819), memorynet/PAPER 3.3.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Attention(nn.Module):
             weights: of each row in every pixel; they sum to 1.
             rows: memory rows of one slot.
             updated: the rows after this step's update. The gradient of `weights` is then multiplied by them, although
-                the value is that of `rows` (specs/memorynet P3); without them it is the plain one.
+                the value is that of `rows` (memorynet/PAPER P3); without them it is the plain one.
 
         Shapes:
             query (B, C, h, w), weights (B, K, h, w), rows (K, C) -> (B, C, h, w)

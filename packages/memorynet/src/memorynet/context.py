@@ -1,4 +1,4 @@
-"""Context within the image: DeepLabV3, PSPNet and OCRNet modules, specs/memorynet 3.1."""
+"""Context within the image: DeepLabV3, PSPNet and OCRNet modules, memorynet/PAPER 3.1."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ObjectContext(nn.Module):
     """Object-context block of OCRNet, https://arxiv.org/abs/1909.11065: pixels attend to one feature per class region.
 
     The paper names OCRNet, but nothing that was released combines it with the memory: what it works on (the pixel
-    features X and the auxiliary logits) is our choice (specs/memorynet 3.1).
+    features X and the auxiliary logits) is our choice (memorynet/PAPER 3.1).
 
     Shapes:
         pixels (B, C, h, w), coarse logits (B, K, h, w) -> (B, C, h, w)

@@ -1,4 +1,4 @@
-"""Published tensor names of MemoryNet (specs/memorynet section 6), and what tensor shapes tell about a checkpoint."""
+"""Published tensor names of MemoryNet (memorynet/PAPER 6), and what tensor shapes tell about a checkpoint."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
     """Return the options a published checkpoint was made with, as far as its shapes tell them.
 
     Dilations, activation and everything about training are taken from `options`: no tensor tells them. So the recipe of
-    ViT on COCO-Stuff 10k has the dilations its weights were most likely trained with (specs/memorynet section 8).
+    ViT on COCO-Stuff 10k has the dilations its weights were most likely trained with (memorynet/PAPER 8).
 
     Raises:
         InputError: if these are not the tensors of a MemoryNet.

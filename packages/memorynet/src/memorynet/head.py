@@ -1,6 +1,6 @@
 """MemoryNet's head, in the order of the paper: first prediction -> memory -> context within the image -> final one.
 
-https://arxiv.org/abs/2108.11819, specs/memorynet section 3. Published tensor names are in `convert.py`.
+https://arxiv.org/abs/2108.11819, memorynet/PAPER 3. Published tensor names are in `convert.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class PixelHead(Protocol):
 
 
 class ClassifierHead(nn.Module):
-    """1x1 convolution, channel dropout, 1x1 classifier: both predictions of MemoryNet (specs/memorynet 3.2, 3.6).
+    """1x1 convolution, channel dropout, 1x1 classifier: both predictions of MemoryNet (memorynet/PAPER 3.2, 3.6).
 
     Shapes:
         (B, C, h, w) -> (B, K, h, w)
@@ -54,7 +54,7 @@ class ClassifierHead(nn.Module):
 
 
 class FirstHead(nn.Module):
-    """Pixel features X and the first prediction L1 (specs/memorynet 3.2), from the last level."""
+    """Pixel features X and the first prediction L1 (memorynet/PAPER 3.2), from the last level."""
 
     def __init__(
         self, in_channels: int, channels: int, num_classes: int, dropout: float, activation: Activation
@@ -127,7 +127,7 @@ class MemoryHead(nn.Module):
         coarse: Tensor | None = None,
         updated: Tensor | None = None,
     ) -> Tensor:
-        """Return the final logits from what the first head gave (specs/memorynet 3.4 to 3.6).
+        """Return the final logits from what the first head gave (memorynet/PAPER 3.4 to 3.6).
 
         Args:
             updated: the memory after this training step, see `MemoryRead.forward`.
@@ -152,7 +152,7 @@ class MemoryHead(nn.Module):
         """Return the loss of the final classifier on the memory rows themselves, empty ones included.
 
         In training mode the batch statistics are those of the rows, and the running statistics of the classifier's
-        norm take a second step: published so (specs/memorynet P4).
+        norm take a second step: published so (memorynet/PAPER P4).
 
         Shapes:
             (K, S, C) -> scalar

@@ -12,7 +12,7 @@ Activation = Literal["ReLU", "LeakyReLU"]
 def conv_norm_act(
     in_channels: int, out_channels: int, kernel: int, activation: Activation, *, dilation: int = 1, stride: int = 1
 ) -> ConvModule:
-    """Return cbr(in, out, kernel) of specs/memorynet: padded so that stride 1 keeps the size.
+    """Return cbr(in, out, kernel) of memorynet/PAPER: padded so that stride 1 keeps the size.
 
     Shapes:
         (B, in_channels, h, w) -> (B, out_channels, h, w)

@@ -1,6 +1,6 @@
 """What stands between a backbone and the head: its levels as they are, concatenated, or normalized.
 
-specs/memorynet 3.0.
+memorynet/PAPER 3.0.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The memory: prototypes of every class over the whole data set, how they follow training, and how pixels read them.
 
-Paper sections 3.1 and 3.2 (https://arxiv.org/abs/2108.11819), specs/memorynet 3.4 and 4.
+Paper sections 3.1 and 3.2 (https://arxiv.org/abs/2108.11819), memorynet/PAPER 3.4 and 4.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class MemoryRead(nn.Module):
         Args:
             rows: the memory of the step before.
             updated: the memory after this step; with gradient "updated" it takes the place of `rows` in the gradient of
-                the class probabilities, as published (specs/memorynet P3).
+                the class probabilities, as published (memorynet/PAPER P3).
         """
         weights = self.weights(logits)
         after = None if self.is_clean else updated

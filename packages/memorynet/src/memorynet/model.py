@@ -95,7 +95,7 @@ class MemorySegmentor(EncoderDecoder):
     def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
         """Return decode, first and aux_<i> losses, memory.loss_consistency and decode.acc_seg; update the memory.
 
-        The order is the published one (specs/memorynet 4): the memory of the step before is read, the updated one
+        The order is the published one (memorynet/PAPER 4): the memory of the step before is read, the updated one
         takes part in the gradient and in the consistency loss before processes average it.
         """
         size = (image.shape[-2], image.shape[-1])
@@ -189,7 +189,7 @@ def _backbone(options: MemoryNetModel) -> Backbone:
     if options.image_size:
         changes["img_size"] = options.image_size
     if options.backbone.split(".")[0].startswith("hrnet"):
-        changes["stem_relu"] = False  # all published HRNet models were trained so (specs/memorynet P1)
+        changes["stem_relu"] = False  # all published HRNet models were trained so (memorynet/PAPER P1)
     return create_backbone(options.backbone, options.pretrained, options.weights, options.backbone_norm, **changes)
 
 

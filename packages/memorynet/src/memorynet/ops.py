@@ -1,7 +1,7 @@
 """The memory's update: every class's vectors move toward the features of its labeled pixels (paper, section 3.2).
 
 The definition resizes the features to the label's size and averages them class by class. Resizing is linear, so the
-same numbers come from the feature map as it is (specs/memorynet 7): with corner weights a_i of the four cells around
+same numbers come from the feature map as it is (memorynet/PAPER 7): with corner weights a_i of the four cells around
 pixel p,
 
     f_p = sum_i a_i x_i,   <f_p, row> = sum_i a_i <x_i, row>,   sum_p u_p f_p = sum_cells (sum_p u_p a_i) x_cell
@@ -41,7 +41,7 @@ def update_memory(
     strategy: Strategy = "cosine_similarity",
     reduce: Reduce = "average",
 ) -> Tensor:
-    """Compute the memory after one training step; the arguments stay as they are (specs/memorynet 4).
+    """Compute the memory after one training step; the arguments stay as they are (memorynet/PAPER 4).
 
     For each class that has pixels: its first slot that is exactly zero becomes their plain mean, and that is all;
     without such a slot, every pixel goes to the slot it is most similar to (the first one on ties), and each slot
@@ -83,7 +83,7 @@ def update_memory(
 
 
 def average_over_ranks(memory: Tensor) -> Tensor:
-    """Return the mean of all processes' memories: the published rule (specs/memorynet 4, pitfall P8).
+    """Return the mean of all processes' memories: the published rule (memorynet/PAPER 4, pitfall P8).
 
     A class that r of R processes saw thus moves with r / R of the momentum; one that r of them saw for the first time
     starts as r / R of its mean.

@@ -1,4 +1,4 @@
-"""One recipe per row of MemoryNet's results tables (specs/memorynet section 5), and two that run anywhere.
+"""One recipe per row of MemoryNet's results tables (memorynet/PAPER 5), and two that run anywhere.
 
 memorynet-train r50-ade20k --run.data ADEChallengeData2016      expects 44.39 % mIoU on the validation images
 memorynet-train toy                                             generated scenes, in minutes on two CPU cores

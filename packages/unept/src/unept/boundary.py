@@ -1,4 +1,4 @@
-"""Distance of every pixel to the border of its class, and the direction away from it (specs/unept 8).
+"""Distance of every pixel to the border of its class, and the direction away from it (unept/PAPER 8).
 
 The boundary heads learn from both: pixels near a border are the boundary, and the direction, that of the distance's
 gradient, points from there into the class, as in SegFix. A class counts as a whole, not per instance, and only with 100

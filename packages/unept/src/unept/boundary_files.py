@@ -1,4 +1,4 @@
-"""Published boundary maps: the `dt_offset` files of SegFix's generator (specs/unept 8).
+"""Published boundary maps: the `dt_offset` files of SegFix's generator (unept/PAPER 8).
 
 One MATLAB v5 file per image, of the label's stem: `depth` and `dir_deg` (H, W) uint8, `deg_reduce` (1, 1), the degrees
 per step of `dir_deg`. They lie where the labels do, in a folder dt_offset in place of that of the labels:

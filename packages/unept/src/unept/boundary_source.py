@@ -21,7 +21,7 @@ class BoundarySource:
     """Gives distance (pixels of the original image) and angle (degrees) of each training sample.
 
     Args:
-        mirror_angles: exchange east and west where the image is mirrored; published: the angles stay (specs/unept 7.3).
+        mirror_angles: exchange east and west where the image is mirrored; published: the angles stay (unept/PAPER 7.3).
     """
 
     mirror_angles: bool = False

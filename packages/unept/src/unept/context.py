@@ -1,6 +1,6 @@
 """The context branch: a deformable encoder over the pyramid, and a decoder with one query per stride-8 pixel.
 
-Paper section 3.2, specs/unept 3.4 to 3.7: https://arxiv.org/abs/2107.14209. Every layer normalizes after its residual
+Paper section 3.2, unept/PAPER 3.4 to 3.7: https://arxiv.org/abs/2107.14209. Every layer normalizes after its residual
 sum. Published tensor names are in `convert.py`.
 """
 
@@ -25,7 +25,7 @@ class FeedForward(nn.Sequential):
 
 
 class EncoderLayer(nn.Module):
-    """The tokens attend to all levels of the pyramid they form (specs/unept 3.6).
+    """The tokens attend to all levels of the pyramid they form (unept/PAPER 3.6).
 
     Shapes:
         pyramid.tokens (B, S, C), positions (S, C) or (B, S, C) -> tokens (B, S, C)
@@ -48,7 +48,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """The queries attend to each other, then to the pyramid (specs/unept 3.7).
+    """The queries attend to each other, then to the pyramid (unept/PAPER 3.7).
 
     Shapes:
         queries (B, Q, C), the pixels of a map of `size` -> (B, Q, C)
@@ -87,7 +87,7 @@ class ContextBranch(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Start as published (specs/unept 3.8); biases keep the values that the layers of one stack share."""
+        """Start as published (unept/PAPER 3.8); biases keep the values that the layers of one stack share."""
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)

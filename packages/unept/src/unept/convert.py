@@ -1,4 +1,4 @@
-"""Published tensor names of UN-EPT (specs/unept 6), and what tensor shapes tell about a checkpoint."""
+"""Published tensor names of UN-EPT (unept/PAPER 6), and what tensor shapes tell about a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """UN-EPT's head, in the order of the paper: spatial branch, boundary heads, pyramid, context branch, classifier.
 
-https://arxiv.org/abs/2107.14209, specs/unept 3. Published tensor names are in `convert.py`.
+https://arxiv.org/abs/2107.14209, unept/PAPER 3. Published tensor names are in `convert.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Predictions(NamedTuple):
 
 
 class SpatialBranch(nn.Sequential):
-    """Three convolutions that bring the image to stride 8; no ReLU after the last (specs/unept 3.1).
+    """Three convolutions that bring the image to stride 8; no ReLU after the last (unept/PAPER 3.1).
 
     Shapes:
         image (B, 3, H, W) -> (B, C, h, w), h = ceil(H/8), w = ceil(W/8)
@@ -48,7 +48,7 @@ class SpatialBranch(nn.Sequential):
 
 
 def boundary_head(width: int, outputs: int) -> nn.Sequential:
-    """Return a head on the spatial branch: (B, C, h, w) -> (B, outputs, h, w) (specs/unept 3.2)."""
+    """Return a head on the spatial branch: (B, C, h, w) -> (B, outputs, h, w) (unept/PAPER 3.2)."""
     return nn.Sequential(
         nn.Conv2d(width, width, 1, bias=False),
         nn.BatchNorm2d(width),

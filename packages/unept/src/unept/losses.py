@@ -1,4 +1,4 @@
-"""UN-EPT's training losses: classes, boundaries, directions, and classes shifted away from boundaries (specs/unept 4).
+"""UN-EPT's training losses: classes, boundaries, directions, and classes shifted away from boundaries (unept/PAPER 4).
 
 total = 0.8 CE(S) + 5 L_boundary + 0.6 L_direction + CE(R), where R are the logits S one pixel further along the
 predicted direction, at predicted boundary pixels. The softmax is taken once: R's probabilities are gathered ones.
@@ -37,7 +37,7 @@ class BoundaryLabels(NamedTuple):
 
 
 def at_label_size(prediction: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Bring a boundary head's output to label size, with align_corners True, unlike the logits (specs/unept 4).
+    """Bring a boundary head's output to label size, with align_corners True, unlike the logits (unept/PAPER 4).
 
     Args:
         padded: size of the image in the network, of which `size` is the top left.

@@ -22,7 +22,7 @@ _RESNETS = ("resnet50c", "resnet101c")
 
 
 def _backbone_changes(options: UNEPTModel) -> dict[str, Any]:
-    """Return what the published backbones are asked for (specs/unept 2); all others give levels of their own."""
+    """Return what the published backbones are asked for (unept/PAPER 2); all others give levels of their own."""
     name = options.backbone.split(".")[0]
     if name in _RESNETS:
         return {"output_stride": STRIDE}  # all three levels at stride 8

@@ -18,7 +18,7 @@ from unept.positions import Sizes, reference_points
 LEVELS = 3
 NUM_DIRECTIONS = 8
 DIRECTIONS = ((0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1))
-"""(dy, dx) of the eight direction bins, pixels: bin 0 points west, 2 north (up), 4 east, 6 south (specs/unept 4)."""
+"""(dy, dx) of the eight direction bins, pixels: bin 0 points west, 2 north (up), 4 east, 6 south (unept/PAPER 4)."""
 
 
 class Pyramid(NamedTuple):
@@ -33,7 +33,7 @@ class Pyramid(NamedTuple):
 
 
 class PyramidAttention(nn.Module):
-    """Multi-scale deformable attention of maps of queries to the pyramid (paper, section 3.2; specs/unept 3.5).
+    """Multi-scale deformable attention of maps of queries to the pyramid (paper, section 3.2; unept/PAPER 3.5).
 
     Core's layer, with each query's own pixel center as its reference point in all levels.
 
@@ -52,7 +52,7 @@ class PyramidAttention(nn.Module):
 
 
 class QuerySelfAttention(nn.Module):
-    """Self-attention of the decoder's queries, which in the published form runs over the BATCH (specs/unept 7.1).
+    """Self-attention of the decoder's queries, which in the published form runs over the BATCH (unept/PAPER 7.1).
 
     The released code hands (B, Q, C) to an attention that takes its first axis as the sequence: every query pixel
     attends to the same pixel of the other images, and to no other pixel. With one image the softmax over one key is 1,
@@ -118,7 +118,7 @@ def shifted_pixels(is_moved: Tensor, direction: Tensor, directions: Tensor) -> T
 def gather_pixels(values: Tensor, pixels: Tensor) -> Tensor:
     """Return the values at other pixels: out[b, c, y, x] = values[b, c] at pixels[b, y, x].
 
-    Exact where the released code interpolates at whole coordinates with noise of 1e-5 (specs/unept 7.6).
+    Exact where the released code interpolates at whole coordinates with noise of 1e-5 (unept/PAPER 7.6).
 
     Shapes:
         values (B, C, H, W), pixels (B, H, W) int64, indices y * W + x -> (B, C, H, W)

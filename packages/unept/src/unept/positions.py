@@ -17,7 +17,7 @@ _KEPT = 16  # window sizes and levels of a few networks
 
 
 def sine_positions(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
-    """Return the sine position map of one level (specs/unept 3.4): the y half of the channels, then the x half.
+    """Return the sine position map of one level (unept/PAPER 3.4): the y half of the channels, then the x half.
 
     Rows and columns count from one, without an offset of half a pixel, and are scaled to 2 pi.
 

@@ -1,4 +1,4 @@
-"""One recipe per row of UN-EPT's results table (specs/unept section 5), and two that run anywhere.
+"""One recipe per row of UN-EPT's results table (unept/PAPER 5), and two that run anywhere.
 
 unept-train deit-ade20k --run.data ADEChallengeData2016    expects 50.5 % mIoU, multi-scale + flip
 unept-train toy                                            generated scenes, in minutes on two CPU cores

@@ -1,4 +1,4 @@
-"""Cityscapes: polygons -> label ids -> train ids, as the data set's own tools write them (specs/core 1.3)."""
+"""Cityscapes: polygons -> label ids -> train ids, as the data set's own tools write them (docs/protocol 1.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COCO-Stuff: raw annotations -> the files of 171 classes that family M reads (specs/core 1.1, 1.3)."""
+"""COCO-Stuff: raw annotations -> the files of 171 classes that family M reads (docs/protocol 1.1, 1.3)."""
 
 from __future__ import annotations
 

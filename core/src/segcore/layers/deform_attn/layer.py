@@ -16,7 +16,7 @@ from segcore.layers.deform_attn.points import sampling_locations
 class DeformableAttention(nn.Module):
     """Each query reads a few learnt places around its reference point in every level, weighted by a joint softmax.
 
-    Introduced by Deformable DETR (https://arxiv.org/abs/2010.04159); specs/ecfd 3.4, specs/unept 3.5. Tensor names are
+    Introduced by Deformable DETR (https://arxiv.org/abs/2010.04159); ecfd/PAPER 3.4, unept/PAPER 3.5. Tensor names are
     the published ones.
 
     Args:

@@ -1,6 +1,6 @@
 """Multi-scale deformable attention, without a compiler: the operator `segcore::deform_attn`.
 
-Introduced by Deformable DETR; used by ECFD (specs/ecfd 3.4) and UN-EPT (specs/unept 3.5). Each query of each head adds
+Introduced by Deformable DETR; used by ECFD (ecfd/PAPER 3.4) and UN-EPT (unept/PAPER 3.5). Each query of each head adds
 up a few bilinear samples of several feature maps; places outside a map count as zero.
 """
 

@@ -11,7 +11,7 @@ from torch import Tensor
 def reference_grid(level_sizes: Sequence[tuple[int, int]], *, device: torch.device | str | None = None) -> Tensor:
     """Return the pixel centers of one or several maps, row-major, maps concatenated.
 
-    (specs/ecfd 3.4; the encoder of specs/unept 3.6. The decoder's grid of specs/unept 3.7 is that of one square map.)
+    (ecfd/PAPER 3.4; the encoder of unept/PAPER 3.6. The decoder's grid of unept/PAPER 3.7 is that of one square map.)
 
     Args:
         level_sizes: height and width of every map, pixels.
@@ -31,7 +31,7 @@ def sampling_locations(reference: Tensor, offsets: Tensor, level_sizes: Sequence
     """Return the locations that `deform_attn` samples, float32 or wider whatever the precision of the offsets.
 
     A point (x, y) moves by its offset in pixels of the level. A box (x, y, w, h) moves by its offset in halves of the
-    box, divided by the number of points (specs/ecfd 3.4).
+    box, divided by the number of points (ecfd/PAPER 3.4).
 
     Args:
         reference: points or boxes of the queries, 0-1 of the image, one per level or one for all.
