@@ -128,7 +128,7 @@ def build(session: nox.Session) -> None:
 
 
 def released(settings: str, version: str) -> str:
-    """Return a pyproject.toml as it is released: the version as it stands, core by its version instead of its folder."""
+    """Return a pyproject.toml as it is released: its version written out, core by its version instead of its folder."""
     settings = settings.replace('dynamic = ["version"]', f'version = "{version}"')
     settings = settings.replace('"segcore @ {root:parent:parent:uri}/core"', f'"segcore=={version}"')
     for table in ("[tool.hatch.metadata]\nallow-direct-references = true\n", "[tool.hatch.version]\n"):
