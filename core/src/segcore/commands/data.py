@@ -50,8 +50,8 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(list(argv))
     if options.command == "list":
         width = max(map(len, DATASETS))
-        for name, description in DATASETS.items():
-            print(f"{name.ljust(width)}  {description}")
+        for name, entry in DATASETS.items():
+            print(f"{name.ljust(width)}  {entry.about}")
         return 0
     if options.command == "prepare":
         return prepare_command.run(options)

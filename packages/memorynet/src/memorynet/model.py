@@ -15,8 +15,7 @@ from memorynet.head import FirstHead, MemoryHead
 from memorynet.levels import ConcatenatedLevels, LastLevel, NormalizedLevels
 from memorynet.memory import MemorySettings
 from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
-from segcore.backbones import Backbone, create_backbone, plain
-from segcore.backbones.pretrained import check_name
+from segcore.backbones import Backbone, check_name, create_backbone, plain
 from segcore.errors import InputError
 from segcore.layers.fcn_head import FCNHead
 from segcore.losses import IGNORE, SegmentationLoss, at_least_float32, pixel_accuracy
