@@ -61,7 +61,9 @@ def anchors(path: Path) -> frozenset[str]:
 
 
 def test_citations_are_found_in_every_form() -> None:
-    text = "see ecfd/PAPER 3.4, 3.10 and 5).\n    # or (memorynet/PAPER\n    # P1) iiwa/PAPERs 2; docs/protocol 2.3. Then 4"
+    text = (
+        "see ecfd/PAPER 3.4, 3.10 and 5).\n    # or (memorynet/PAPER\n    # P1) iiwa/PAPERs 2; docs/protocol 2.3. Then"
+    )
     assert list(citations(text)) == [
         ("ecfd/PAPER", ["3.4", "3.10", "5"], ""),
         ("memorynet/PAPER", ["P1"], ""),
@@ -90,7 +92,7 @@ def test_nothing_cites_a_folder_outside_the_repository() -> None:
     assert [str(path) for path in texts(".py", ".md", ".toml") if outside in path.read_text("utf-8")] == []
 
 
-PAGES = [path for path in texts(".md")]
+PAGES = list(texts(".md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -52,6 +52,17 @@ def load_file(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, code: st
     return module
 
 
+def added_entry(page: str, package: ModuleType) -> str:
+    """Return the line that a page adds to a table of a package; what stands around it must be in the package's file."""
+    (diff,) = blocks(page, "diff")
+    lines = diff.splitlines()
+    assert package.__file__ is not None
+    source = Path(package.__file__).read_text("utf-8").splitlines()
+    assert [line for line in lines if line and line[0] in " -" and line[1:] not in source] == []
+    *_, entry = (line[1:] for line in lines if line.startswith("+"))
+    return entry.strip()
+
+
 def run(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     """Run a command line of a page in this process, so that it sees what the page added."""
     program, *words = line.split()
@@ -79,9 +90,9 @@ def river(tmp_path: Path) -> Path:
 def test_a_data_set_is_one_file_and_one_line(
     river: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, line = blocks("add_a_dataset.md", "python")
+    (code,) = blocks("add_a_dataset.md", "python")
     load_file(monkeypatch, river, "segcore.data.river", code)
-    for name, entry in eval("{" + line + "}", vars(segcore.data)).items():
+    for name, entry in eval("{" + added_entry("add_a_dataset.md", segcore.data) + "}", vars(segcore.data)).items():
         monkeypatch.setitem(segcore.data.DATASETS, name, entry)
     monkeypatch.chdir(river)
     (commands,) = blocks("add_a_dataset.md")
@@ -96,9 +107,10 @@ def test_a_data_set_is_one_file_and_one_line(
 @pytest.fixture
 def stairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The backbone of docs/add_a_backbone.md, added as the page says; a working folder."""
-    code, line = blocks("add_a_backbone.md", "python")
+    (code,) = blocks("add_a_backbone.md", "python")
     module = load_file(monkeypatch, tmp_path, "segcore.backbones.stairs", code)
-    added = eval("(" + line.strip() + ")", {**vars(segcore.backbones), "stairs": module})
+    entry = added_entry("add_a_backbone.md", segcore.backbones)
+    added = eval(f"({entry})", {**vars(segcore.backbones), "stairs": module})
     monkeypatch.setattr(segcore.backbones, "_FAMILIES", (*added, *segcore.backbones._FAMILIES))
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -51,7 +51,9 @@ DATASETS = {
         "segcore.data.coco_stuff:CocoStuff164k", "COCO-Stuff 164k, 171 classes, 118287/5000 images"
     ),
     "lip": Entry("segcore.data.lip:LIP", "LIP human parsing, 20 classes with background, 30462/10000/10000 images"),
-    "bdd100k": Entry("segcore.data.bdd100k:BDD100K", "BDD100K (10k subset), 19 Cityscapes classes, 7000/1000/2000 images"),
+    "bdd100k": Entry(
+        "segcore.data.bdd100k:BDD100K", "BDD100K (10k subset), 19 Cityscapes classes, 7000/1000/2000 images"
+    ),
 }
 """Every data set by its name. A new one is a file in this folder and a line here: docs/add_a_dataset.md."""
 
