@@ -92,7 +92,9 @@ def test_a_data_set_is_one_file_and_one_line(
 ) -> None:
     (code,) = blocks("add_a_dataset.md", "python")
     load_file(monkeypatch, river, "segcore.data.river", code)
-    for name, entry in eval("{" + added_entry("add_a_dataset.md", segcore.data) + "}", vars(segcore.data)).items():
+    for name, entry in eval(
+        "{" + added_entry("add_a_dataset.md", segcore.data) + "}", dict(vars(segcore.data))
+    ).items():
         monkeypatch.setitem(segcore.data.DATASETS, name, entry)
     monkeypatch.chdir(river)
     (commands,) = blocks("add_a_dataset.md")
