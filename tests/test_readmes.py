@@ -8,11 +8,16 @@ import re
 import shlex
 from argparse import ArgumentParser
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 import tyro
+
+from segcore.paper import installed_papers
+from segcore.recipe import Augment, Data, Evaluate, Loss, Optim, Run, Schedule
 
 ROOT = Path(__file__).parents[1]
 PAPERS = sorted(path.parent.name for path in (ROOT / "packages").glob("*/pyproject.toml"))
@@ -120,3 +125,27 @@ def test_the_table_names_what_is_there(paper: str) -> None:
         }
         wrong += [f"{place} has no {name}" for name in names if name not in defined]
     assert not wrong, "\n".join(wrong)
+
+
+SECTIONS: list[tuple[str, type]] = [
+    *(("model", paper.model_class) for paper in installed_papers().values()),
+    *(("data", Data), ("augment", Augment), ("loss", Loss), ("optim", Optim), ("schedule", Schedule)),
+    *(("evaluate", Evaluate), ("run", Run)),
+]
+"""Sections of a recipe and their options; the model's are those of all papers."""
+TEXTS = [*PAGES, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("packages/*/PAPER.md"))]
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_modules_and_options_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    wrong: list[str] = []
+    for place in set(re.findall(rf"`((?:segcore|{'|'.join(PAPERS)})(?:\.\w+)+)`", text)) - {"segcore.papers"}:
+        try:
+            resolve_name(place)
+        except (ImportError, AttributeError):
+            wrong.append(place)
+    known = {f"--{name}.{field.name}" for name, cls in SECTIONS for field in fields(cls)}
+    options = set(re.findall(r"--(?:model|data|augment|loss|optim|schedule|evaluate|run)\.[a-z][\w.-]*\w", text))
+    wrong += [option for option in options if option.replace("-", "_").replace("__", "--", 1) not in known]
+    assert not wrong, ", ".join(sorted(wrong))
