@@ -75,7 +75,7 @@ def parity(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
-    """Train, test and report on generated scenes: CGRSeg in under 5 minutes on 2 cores."""
+    """Train, test and report on generated scenes: CGRSeg in about 7 minutes on 2 busy cores, environment included."""
     shared(session).run("segcore", "demo", *session.posargs)
 
 
