@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,18 @@ def test_an_option_before_the_recipe_is_explained() -> None:
     [
         (["toy", "--optm.lr", "1"], "--optim.lr"),
         (["toy", "--optim.lr", "-1"], "--optim.lr must be positive"),
+        (["toy", "--optim.lr", "nan"], "--optim.lr must be a finite 64-bit number, got nan"),
+        (["toy", "--optim.lr", "1e400"], "--optim.lr must be a finite 64-bit number, got inf"),
+        (["toy", "--optim.lr-mult", "head=nan"], "--optim.lr-mult must be a finite 64-bit number"),
+        (["toy", "--data.batch", "9" * 30], "--data.batch must be a finite 64-bit number"),
+        (["toy", "--evaluate.aug-ratios", "0"], "--evaluate.aug-ratios must be positive, got (0.0,)"),
+        (["toy", "--evaluate.flip-pairs", "14", "-15"], "--evaluate.flip-pairs must not be negative"),
+        (["toy", "--augment.flip-pairs", "-1", "2"], "--augment.flip-pairs must not be negative"),
+        (["toy", "--loss.ohem-threshold", "-3"], "--loss.ohem-threshold must be in [0, 1], got -3.0"),
+        (["toy", "--loss.auxiliary", "-1"], "--loss.auxiliary must not be negative, got -1.0"),
+        (["toy", "--schedule.warmup-ratio", "-4"], "--schedule.warmup-ratio must be in [0, 1], got -4.0"),
+        (["toy", "--schedule.gamma", "-1"], "--schedule.gamma must be positive, got -1.0"),
+        (["toy", "--schedule.min-lr", "-1"], "--schedule.min-lr must not be negative, got -1.0"),
         (["toy", "--run.amp", "bf8"], "bf16"),
         (["toy", "--optim.lr-mult", "head"], "NAME=FACTOR"),
     ],
@@ -96,7 +110,19 @@ def test_a_wrong_option_exits_with_2_and_a_hint(
         parse("band-train", PAPER, words)
     assert stop.value.code == 2
     printed = capsys.readouterr()
-    assert hint in printed.out + printed.err
+    assert hint in re.sub(r"[│\s]+", " ", printed.out + printed.err)  # in a box, over several lines
+
+
+def test_a_warmup_longer_than_the_run_is_refused_unless_a_try_cuts_the_run_short() -> None:
+    with pytest.raises(InputError, match=r"--schedule\.warmup must not be longer than the 10 iterations .* got 11"):
+        parse("band-train", PAPER, ["toy", "--schedule.warmup", "11"])
+    warming = replace(RECIPE, schedule=replace(RECIPE.schedule, warmup=8))
+    paper = replace(PAPER, recipes={"toy": warming})
+    request = parse("band-train", paper, ["toy", "--schedule.iterations", "2"])
+    assert request is not None
+    assert (request.recipe.schedule.iterations, request.recipe.schedule.warmup) == (2, 8)
+    with pytest.raises(InputError, match=r"--schedule\.warmup"):
+        parse("band-train", paper, ["toy", "--schedule.iterations", "2", "--schedule.warmup", "9"])
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--list"]])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from segcore.errors import InputError
 from segcore.paper import Paper, installed_papers, load_paper
 from segcore.recipe import Recipe
+from segcore.recipe.file import FILE_NAME, read_recipe_file
 
 RECIPE = "toy"
 _MAIN = "cgrseg"
@@ -74,11 +74,10 @@ def _make_room(folder: Path, paper: Paper) -> None:
     is_empty = folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock"}
     if is_empty or not folder.exists():
         return
-    saved = folder / "recipe.json"
     try:
-        document = json.loads(saved.read_text("utf-8"))
-        is_demo = document["paper"] == paper.name and document["name"] == RECIPE
-    except (OSError, ValueError, LookupError, TypeError):
+        document = read_recipe_file(folder / FILE_NAME)
+        is_demo = (document.paper, document.name) == (paper.name, RECIPE)
+    except InputError:
         is_demo = False
     if not is_demo:
         raise InputError(f"{folder} holds something else than an earlier demo; choose another --out")

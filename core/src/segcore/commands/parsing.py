@@ -17,9 +17,9 @@ from typing import Annotated, Any, ClassVar, Protocol, get_args, get_origin, get
 
 import tyro
 
-from segcore.errors import InputError
+from segcore.errors import InputError, check
 from segcore.paper import Paper
-from segcore.recipe import Recipe
+from segcore.recipe import Recipe, Schedule
 from segcore.recipe.file import read_recipe
 
 
@@ -212,7 +212,17 @@ def parse(program: str, paper: Paper, argv: Sequence[str], options: type = _NoOp
         registry=_RULES,
         config=(tyro.conf.FlagConversionOff,),
     )
+    _check_warmup(default.schedule, command.recipe.schedule)
     return Request(name, command.recipe, command.options)
+
+
+def _check_warmup(default: Schedule, asked: Schedule) -> None:
+    """Refuse a warmup that never ends, unless it is the recipe's own and the run is only cut short to try it."""
+    is_ending = asked.epochs > 0 or asked.warmup <= max(asked.iterations, default.warmup)
+    check(
+        is_ending,
+        f"--schedule.warmup must not be longer than the {asked.iterations} iterations of the run, got {asked.warmup}",
+    )
 
 
 def _find_recipe(paper: Paper, word: str) -> tuple[str, Recipe]:
