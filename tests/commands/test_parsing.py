@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +11,11 @@ import pytest
 
 from segcore.commands.main import COMMANDS
 from segcore.commands.main import main as segcore_main
-from segcore.commands.parsing import PredictOptions, TestOptions, parse, recipe_table, run_guarded
+from segcore.commands.parsing import parse_recipe
+from segcore.commands.predict import PredictOptions
+from segcore.commands.recipes import recipe_table
+from segcore.commands.running import run_guarded
+from segcore.commands.test import TestOptions
 from segcore.errors import InputError
 from segcore.recipe.file import recipe_document
 from tests.recipe.test_recipe import PAPER, RECIPE
@@ -20,7 +23,7 @@ from tests.recipe.test_recipe import PAPER, RECIPE
 
 def test_options_override_the_recipe() -> None:
     words = ["toy", "--model.band", "3", "--run.data", "/d", "--optim.lr-mult", "head=5", "norm=0.5"]
-    request = parse("band-train", PAPER, words)
+    request = parse_recipe("band-train", PAPER, words)
     assert request is not None
     assert request.recipe.model.band == 3  # pyright: ignore[reportAttributeAccessIssue]
     assert request.recipe.run.data == "/d"
@@ -30,21 +33,21 @@ def test_options_override_the_recipe() -> None:
 
 def test_the_originals_flags_work_without_their_section() -> None:
     words = ["toy", "--work-dir", "w", "--seed", "7", "--deterministic", "--load-from", "a.pth", "--resume"]
-    request = parse("band-train", PAPER, words)
+    request = parse_recipe("band-train", PAPER, words)
     assert request is not None
     run = request.recipe.run
     assert (run.work_dir, run.seed, run.deterministic, run.load_from, run.resume) == ("w", 7, True, "a.pth", True)
 
 
 def test_the_work_directory_is_named_after_paper_and_recipe() -> None:
-    request = parse("band-train", PAPER, ["toy"])
+    request = parse_recipe("band-train", PAPER, ["toy"])
     assert request is not None
     assert request.recipe.run.work_dir == "work_dirs/band-toy"
 
 
 def test_test_options_stand_beside_the_recipe() -> None:
     words = ["toy", "best.safetensors", "--aug-test", "--eval", "mIoU", "mDice", "--show-dir", "s", "--opacity", "0.3"]
-    request = parse("band-test", PAPER, words, TestOptions)
+    request = parse_recipe("band-test", PAPER, words, TestOptions)
     assert request is not None
     assert request.options == TestOptions(
         checkpoint="best.safetensors", aug_test=True, eval=("mIoU", "mDice"), show_dir="s", opacity=0.3
@@ -52,14 +55,16 @@ def test_test_options_stand_beside_the_recipe() -> None:
 
 
 def test_predict_takes_several_inputs() -> None:
-    request = parse("band-predict", PAPER, ["toy", "c.safetensors", "a.jpg", "b.jpg", "--out", "o"], PredictOptions)
+    request = parse_recipe(
+        "band-predict", PAPER, ["toy", "c.safetensors", "a.jpg", "b.jpg", "--out", "o"], PredictOptions
+    )
     assert request is not None
     assert (request.options.inputs, request.options.out) == (("a.jpg", "b.jpg"), "o")
 
 
 @pytest.mark.parametrize("word", ["true", "True", "TRUE", "1", "on"])
 def test_booleans_are_read_in_any_spelling(word: str) -> None:
-    request = parse("band-train", PAPER, ["toy", "--run.compile", word, "--model.pretrained", "false"])
+    request = parse_recipe("band-train", PAPER, ["toy", "--run.compile", word, "--model.pretrained", "false"])
     assert request is not None
     assert request.recipe.run.compile
     assert not request.recipe.model.pretrained
@@ -67,38 +72,25 @@ def test_booleans_are_read_in_any_spelling(word: str) -> None:
 
 def test_a_saved_recipe_is_accepted_instead_of_a_name(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text(recipe_document("band", "toy", RECIPE, {}))
-    request = parse("band-train", PAPER, [str(tmp_path), "--model.band", "5"])
+    request = parse_recipe("band-train", PAPER, [str(tmp_path), "--model.band", "5"])
     assert request is not None
     assert (request.name, request.recipe.model.band) == ("toy", 5)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_an_unknown_recipe_gets_a_suggestion() -> None:
     with pytest.raises(InputError, match=r"no recipe 'toi'.*did you mean toy"):
-        parse("band-train", PAPER, ["toi"])
+        parse_recipe("band-train", PAPER, ["toi"])
 
 
 def test_an_option_before_the_recipe_is_explained() -> None:
     with pytest.raises(InputError, match="first argument must be a recipe"):
-        parse("band-train", PAPER, ["--run.seed", "1"])
+        parse_recipe("band-train", PAPER, ["--run.seed", "1"])
 
 
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
         (["toy", "--optm.lr", "1"], "--optim.lr"),
-        (["toy", "--optim.lr", "-1"], "--optim.lr must be positive"),
-        (["toy", "--optim.lr", "nan"], "--optim.lr must be a finite 64-bit number, got nan"),
-        (["toy", "--optim.lr", "1e400"], "--optim.lr must be a finite 64-bit number, got inf"),
-        (["toy", "--optim.lr-mult", "head=nan"], "--optim.lr-mult must be a finite 64-bit number"),
-        (["toy", "--data.batch", "9" * 30], "--data.batch must be a finite 64-bit number"),
-        (["toy", "--evaluate.aug-ratios", "0"], "--evaluate.aug-ratios must be positive, got (0.0,)"),
-        (["toy", "--evaluate.flip-pairs", "14", "-15"], "--evaluate.flip-pairs must not be negative"),
-        (["toy", "--augment.flip-pairs", "-1", "2"], "--augment.flip-pairs must not be negative"),
-        (["toy", "--loss.ohem-threshold", "-3"], "--loss.ohem-threshold must be in [0, 1], got -3.0"),
-        (["toy", "--loss.auxiliary", "-1"], "--loss.auxiliary must not be negative, got -1.0"),
-        (["toy", "--schedule.warmup-ratio", "-4"], "--schedule.warmup-ratio must be in [0, 1], got -4.0"),
-        (["toy", "--schedule.gamma", "-1"], "--schedule.gamma must be positive, got -1.0"),
-        (["toy", "--schedule.min-lr", "-1"], "--schedule.min-lr must not be negative, got -1.0"),
         (["toy", "--run.amp", "bf8"], "bf16"),
         (["toy", "--optim.lr-mult", "head"], "NAME=FACTOR"),
     ],
@@ -107,27 +99,51 @@ def test_a_wrong_option_exits_with_2_and_a_hint(
     words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        parse("band-train", PAPER, words)
+        parse_recipe("band-train", PAPER, words)
     assert stop.value.code == 2
     printed = capsys.readouterr()
-    assert hint in re.sub(r"[│\s]+", " ", printed.out + printed.err)  # in a box, over several lines
+    assert hint in printed.out + printed.err
 
 
 def test_a_warmup_longer_than_the_run_is_refused_unless_a_try_cuts_the_run_short() -> None:
     with pytest.raises(InputError, match=r"--schedule\.warmup must not be longer than the 10 iterations .* got 11"):
-        parse("band-train", PAPER, ["toy", "--schedule.warmup", "11"])
+        parse_recipe("band-train", PAPER, ["toy", "--schedule.warmup", "11"])
     warming = replace(RECIPE, schedule=replace(RECIPE.schedule, warmup=8))
     paper = replace(PAPER, recipes={"toy": warming})
-    request = parse("band-train", paper, ["toy", "--schedule.iterations", "2"])
+    request = parse_recipe("band-train", paper, ["toy", "--schedule.iterations", "2"])
     assert request is not None
     assert (request.recipe.schedule.iterations, request.recipe.schedule.warmup) == (2, 8)
     with pytest.raises(InputError, match=r"--schedule\.warmup"):
-        parse("band-train", paper, ["toy", "--schedule.iterations", "2", "--schedule.warmup", "9"])
+        parse_recipe("band-train", paper, ["toy", "--schedule.iterations", "2", "--schedule.warmup", "9"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--optim.lr", "-1"], "--optim.lr must be positive, got -1.0"),
+        (["--optim.lr", "nan"], "--optim.lr must be a finite 64-bit number, got nan"),
+        (["--optim.lr", "1e400"], "--optim.lr must be a finite 64-bit number, got inf"),
+        (["--optim.lr-mult", "head=nan"], "--optim.lr-mult must be a finite 64-bit number, got {'head': nan}"),
+        (["--run.keep", "9" * 20], "--run.keep must be a finite 64-bit number, got 99999999999999999999"),
+        (["--evaluate.aug-ratios", "0"], "--evaluate.aug-ratios must be positive, got (0.0,)"),
+        (["--evaluate.flip-pairs", "14", "-15"], "--evaluate.flip-pairs must not be negative, got ((14, -15),)"),
+        (["--augment.flip-pairs", "-1", "2"], "--augment.flip-pairs must not be negative, got ((-1, 2),)"),
+        (["--loss.ohem-threshold", "-3"], "--loss.ohem-threshold must be in [0, 1], got -3.0"),
+        (["--loss.auxiliary", "-1"], "--loss.auxiliary must not be negative, got -1.0"),
+        (["--schedule.warmup-ratio", "-4"], "--schedule.warmup-ratio must be in [0, 1], got -4.0"),
+        (["--schedule.gamma", "-1"], "--schedule.gamma must be positive, got -1.0"),
+        (["--schedule.min-lr", "-1"], "--schedule.min-lr must not be negative, got -1.0"),
+    ],
+)
+def test_an_impossible_value_is_the_sentence_of_its_check(words: list[str], sentence: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_recipe("band-train", PAPER, ["toy", *words])
+    assert str(error.value) == sentence
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--list"]])
 def test_help_and_list_print_every_recipe(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse("band-train", PAPER, words) is None
+    assert parse_recipe("band-train", PAPER, words) is None
     assert recipe_table(PAPER).splitlines()[2] in capsys.readouterr().out
 
 

@@ -42,14 +42,16 @@ def from_plain(cls: type[T], data: Any, where: str = "recipe") -> T:
     """
     try:
         value = msgspec.convert(data, cls)
-        _check_entries(data, msgspec.to_builtins(value), where, "")
+        _check_entries(data, msgspec.to_builtins(value), "")
     except msgspec.ValidationError as error:
         words, _, place = str(error).replace("`", "").partition(" - at $")
         if "enum value" in words:  # the library's name of a Literal, whose choices it does not say
             words = words.replace("enum value", "value") + f", expected one of {_choices(cls, place)}"
-        raise InputError(_sentence(where, place, words[0].lower() + words[1:])) from error
+        raise InputError(f"{where}: {_at(place)}{words[0].lower()}{words[1:]}") from error
+    except InputError as error:  # also of the dataclasses' own checks
+        raise InputError(f"{where}: {error}") from error
     except RecursionError as error:
-        raise InputError(f"{where} is nested too deeply") from error
+        raise InputError(f"{where}: nested too deeply") from error
     return value
 
 
@@ -59,18 +61,18 @@ def _choices(cls: Any, place: str) -> str:
     return ", ".join(map(str, get_args(cls)))
 
 
-def _check_entries(data: Any, known: Any, where: str, place: str) -> None:
+def _check_entries(data: Any, known: Any, place: str) -> None:
     """Refuse names that were read over, and text that would break the first system call that it is given to."""
     if isinstance(data, str):
-        check(_is_text(data), _sentence(where, place, f"{data!r} is no text that a file can be named by"))
+        check(_is_text(data), f"{_at(place)}{data!r} is no text that a file can be named by")
     elif isinstance(data, dict):
         unknown = sorted(set(data) - set(known))
-        check(not unknown, _sentence(where, place, f"unknown entries {', '.join(unknown)}"))
+        check(not unknown, f"{_at(place)}unknown entries {', '.join(unknown)}")
         for name, entry in data.items():
-            _check_entries(entry, known[name], where, f"{place}.{name}")
+            _check_entries(entry, known[name], f"{place}.{name}")
     elif isinstance(data, list | tuple):
         for i, entry in enumerate(data):
-            _check_entries(entry, known[i], where, f"{place}[{i}]")
+            _check_entries(entry, known[i], f"{place}[{i}]")
 
 
 def _is_text(value: str) -> bool:
@@ -80,5 +82,5 @@ def _is_text(value: str) -> bool:
         return False
 
 
-def _sentence(where: str, place: str, words: str) -> str:
-    return ": ".join(filter(None, (where, place.removeprefix("."), words)))
+def _at(place: str) -> str:
+    return f"{place.removeprefix('.')}: " if place else ""

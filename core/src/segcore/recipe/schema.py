@@ -14,6 +14,8 @@ import tyro
 from segcore.errors import check
 from segcore.recipe.ranges import AT_LEAST_1, BELOW_1, BYTE, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 
+AMP = Literal["off", "bf16", "fp16"]
+"""Automatic mixed precision."""
 MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """Multi-scale test ratios of all five papers (`--aug-test`)."""
 _SEED = Range("be between 0 and 2^32 - 1", 0, 2**32 - 1)
@@ -242,6 +244,10 @@ class Evaluate:
         is_covering = self.stride[0] <= self.crop[0] and self.stride[1] <= self.crop[1]
         check(self.mode == "whole" or is_covering, f"--evaluate.stride {self.stride} exceeds the crop {self.crop}")
 
+    def protocol(self, aug_test: bool) -> Evaluate:
+        """Return this protocol, or with `aug_test` its multi-scale + flip form."""
+        return self.with_augmentation() if aug_test else self
+
     def with_augmentation(self) -> Evaluate:
         """Return the multi-scale + flip form of this protocol (`--aug-test`)."""
         return replace(
@@ -273,7 +279,7 @@ class Run:
     """Use deterministic algorithms on the GPU (slower)."""
     device: str = "auto"
     """cpu, cuda, or auto: the GPU if there is one."""
-    amp: Literal["off", "bf16", "fp16"] = "off"
+    amp: AMP = "off"
     """Automatic mixed precision of the forward pass."""
     compile: bool = False
     """Run the training step through torch.compile."""
