@@ -38,7 +38,7 @@ def values(hint: Any, allowed: Range | None) -> st.SearchStrategy[Any]:
     if get_origin(hint) is tuple:
         return st.tuples(*(values(kind, allowed) for kind in kinds))
     if get_origin(hint) is UnionType:
-        return st.one_of(values(kind, allowed) for kind in kinds)
+        return st.one_of(*(values(kind, allowed) for kind in kinds))
     return {bool: st.booleans(), str: TEXT, NoneType: st.none()}[hint]
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from segcore.commands.parsing import parse_options
 from segcore.commands.test import TestOptions, test
-from segcore.errors import InputError, check
+from segcore.errors import InputError
 from segcore.paper import Paper, installed_papers, load_paper
 from segcore.recipe import Recipe
 from segcore.recipe.file import FILE_NAME, read_recipe_file
+from segcore.recipe.ranges import NOT_NEGATIVE, check_ranges
 
 RECIPE = "toy"
 _MAIN = "cgrseg"
@@ -29,13 +31,13 @@ class DemoOptions:
     """Installed paper, or all; empty is cgrseg, else the first one."""
     out: str = "demo"
     """Folder; the page is OUT/PAPER/report.html."""
-    iterations: int = 0
+    iterations: Annotated[int, NOT_NEGATIVE] = 0
     """Training steps; 0 is the recipe's."""
     device: str = "auto"
     """cpu, cuda or auto."""
 
     def __post_init__(self) -> None:
-        check(self.iterations >= 0, f"--iterations must not be negative, got {self.iterations}")
+        check_ranges(self)
 
 
 def main(words: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Which numbers an option may have: stated beside its type, checked whenever a part of a recipe is made.
+"""Which numbers an option may have: stated beside its type, checked whenever the options are made.
 
 `lr: Annotated[float, POSITIVE]` is all that an option needs; the range holds for every number of a tuple or table.
 """
@@ -40,10 +40,11 @@ def ranges(part: type) -> Mapping[str, Range]:
     return {name: mark for name, mark in marks if isinstance(mark, Range)}
 
 
-def check_ranges(section: str, part: object) -> None:
+def check_ranges(part: object, section: str = "") -> None:
     """Refuse numbers outside their stated range; called in `__post_init__`, before checks of options together.
 
     Args:
+        part: dataclass instance: a section of a recipe, or the options of a command.
         section: of the recipe, as in --SECTION.OPTION.
 
     Raises:
@@ -51,7 +52,7 @@ def check_ranges(section: str, part: object) -> None:
     """
     for name, allowed in ranges(type(part)).items():
         value = getattr(part, name)
-        option = f"--{section}.{name.replace('_', '-')}"
+        option = "--" + ".".join(filter(None, (section, name))).replace("_", "-")
         for number in _numbers(value):
             is_finite = abs(number) < 2**63 if isinstance(number, Integral) else math.isfinite(number)
             check(is_finite, f"{option} must be a finite 64-bit number, got {value}")

@@ -42,7 +42,7 @@ class Model:
     """Batch norms of the backbone: synchronized over GPUs, per GPU, or fixed at their stored statistics."""
 
     def __post_init__(self) -> None:
-        check_ranges("model", self)
+        check_ranges(self, "model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Data:
     """Loader processes per training process."""
 
     def __post_init__(self) -> None:
-        check_ranges("data", self)
+        check_ranges(self, "data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class Augment:
     """Resize only the source region under the crop: several times faster, equal within one gray level."""
 
     def __post_init__(self) -> None:
-        check_ranges("augment", self)
+        check_ranges(self, "augment")
         check(self.ratio[0] <= self.ratio[1], f"--augment.ratio must be two numbers low <= high, got {self.ratio}")
 
 
@@ -132,7 +132,7 @@ class Loss:
     """Weight of the auxiliary head's loss, where the model has one."""
 
     def __post_init__(self) -> None:
-        check_ranges("loss", self)
+        check_ranges(self, "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ class Optim:
     """Decay of an exponential moving average of the weights, used for evaluation; 0 keeps none."""
 
     def __post_init__(self) -> None:
-        check_ranges("optim", self)
+        check_ranges(self, "optim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +192,7 @@ class Schedule:
     """step: factor of each decay."""
 
     def __post_init__(self) -> None:
-        check_ranges("schedule", self)
+        check_ranges(self, "schedule")
         check(self.kind != "step" or self.step >= 1, "--schedule.kind step needs --schedule.step")
 
 
@@ -238,7 +238,7 @@ class Evaluate:
     """slide: windows of equal size run together."""
 
     def __post_init__(self) -> None:
-        check_ranges("evaluate", self)
+        check_ranges(self, "evaluate")
         check(len(self.ratios) > 0, "--evaluate.ratios needs at least one factor")
         check(len(self.aug_ratios) > 0, "--evaluate.aug-ratios needs at least one factor")
         is_covering = self.stride[0] <= self.crop[0] and self.stride[1] <= self.crop[1]
@@ -301,7 +301,7 @@ class Run:
     """Also log to Weights & Biases (extra `segcore[wandb]`)."""
 
     def __post_init__(self) -> None:
-        check_ranges("run", self)
+        check_ranges(self, "run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +320,7 @@ class Published:
     """Source, or what differs."""
 
     def __post_init__(self) -> None:
-        check_ranges("published", self)
+        check_ranges(self, "published")
 
 
 @dataclass(frozen=True, kw_only=True)
