@@ -161,8 +161,8 @@ def test_signals_that_come_together_count_once_and_a_later_one_ends() -> None:
 def test_a_terminated_process_group_saves_its_state(tmp_path: Path) -> None:
     """A cluster signals loader processes too: they must live until the parent has saved."""
     code = (
-        "import sys; from segcore.commands.parsing import train_command; from tests.tiny_paper import PAPER\n"
-        "sys.exit(train_command(PAPER, sys.argv[1:]))"
+        "import sys; from segcore.commands.train import train_command; from tests.tiny_paper import PAPER\n"
+        "sys.exit(train_command(PAPER)(sys.argv[1:]))"
     )
     words = ["toy", "--work-dir", str(tmp_path), "--schedule.iterations", "100000", "--data.workers", "2"]
     words += ["--run.log-interval", "1", "--run.device", "cpu"]
