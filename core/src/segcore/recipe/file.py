@@ -7,15 +7,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from segcore.errors import InputError, check
-from segcore.paper import Paper
-from segcore.recipe import Recipe
+from segcore.recipe import Model, Recipe
 from segcore.recipe.plain import from_json, from_plain, to_plain
 
 FILE_NAME = "recipe.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class PaperOptions(Protocol):
+    """What is to be known of a paper (`segcore.paper.Paper`) to read its recipes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def model_class(self) -> type[Model]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +50,7 @@ def recipe_document(paper: str, name: str, recipe: Recipe, versions: Mapping[str
     return json.dumps(content, indent=1) + "\n"
 
 
-def recipe_from_plain(paper: Paper, data: Any, where: str) -> Recipe:
+def recipe_from_plain(paper: PaperOptions, data: Any, where: str) -> Recipe:
     """Build the recipe of `paper` from plain data; `model` becomes the paper's own options class.
 
     Raises:
@@ -67,7 +75,7 @@ def read_recipe_file(file: Path) -> RecipeFile:
     return from_json(RecipeFile, text, str(file))
 
 
-def read_recipe(paper: Paper, path: str) -> tuple[str, Recipe] | None:
+def read_recipe(paper: PaperOptions, path: str) -> tuple[str, Recipe] | None:
     """Read a recipe.json, or the one of a work directory; None where `path` is neither.
 
     Raises:
