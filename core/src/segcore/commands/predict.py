@@ -131,7 +131,7 @@ def run(
 
 def _sort_inputs(inputs: Sequence[str], outputs: Sequence[Path]) -> tuple[list[_Job], list[Path]]:
     """Return the images and the videos among the inputs, folders expanded without output folders inside them."""
-    from segcore.data.base import IMAGE_SUFFIXES, find_files
+    from segcore.data.listing import IMAGE_SUFFIXES, find_files
     from segcore.images.video import VIDEO_SUFFIXES
 
     jobs: list[_Job] = []

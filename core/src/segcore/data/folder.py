@@ -8,15 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from segcore.data.base import (
-    IMAGE_SUFFIXES,
-    ClassTable,
-    FileDataset,
-    Item,
-    find_files,
-    first_folder,
-)
+from segcore.data.base import ClassTable, FileDataset
 from segcore.data.labels import IGNORE
+from segcore.data.listing import IMAGE_SUFFIXES, Item, find_files, first_folder
 from segcore.data.read import DataFileError
 from segcore.errors import InputError
 
