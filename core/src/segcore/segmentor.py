@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcore.losses import pixel_accuracy
+from segcore.losses import at_least_float32, pixel_accuracy
 
 
 class Target(NamedTuple):
@@ -45,6 +46,14 @@ class StepInfo(NamedTuple):
     total: int
     lr: float
     epoch: int = 1
+
+
+class Prediction(NamedTuple):
+    """What a training step supervises: logits (B, K, h, w), their name in the log and the weight of their loss."""
+
+    name: str
+    logits: Tensor
+    weight: float = 1.0
 
 
 class Segmentor(nn.Module, ABC):
@@ -148,13 +157,27 @@ class EncoderDecoder(Segmentor):
 
     def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
         """Return decode.loss_*, aux_<i>.loss_* and decode.acc_seg (percent of labeled pixels)."""
-        size = (image.shape[-2], image.shape[-1])
         features, legal = self._encode(image)
-        logits = resize(self._cut(self.head(features).float(), legal, size), size)  # (B, K, H, W)
-        result = {f"decode.{name}": value for name, value in self.loss(logits, target.label).items()}
-        result["decode.acc_seg"] = pixel_accuracy(logits.detach(), target.label)
-        for i, head in enumerate(self.auxiliary or ()):
-            logits = resize(self._cut(head(features).float(), legal, size), size)
-            for name, value in self.loss(logits, target.label).items():
-                result[f"aux_{i}.{name}"] = self.auxiliary_weight * value
+        return self._terms(self._predictions(features), legal, target.label)
+
+    def _predictions(self, features: list[Tensor]) -> list[Prediction]:
+        """Return what training compares with the label; the main logits are called decode."""
+        auxiliary = enumerate(self.auxiliary or ())
+        main = Prediction("decode", self.head(features))
+        return [main, *(Prediction(f"aux_{i}", head(features), self.auxiliary_weight) for i, head in auxiliary)]
+
+    def _terms(self, predictions: Sequence[Prediction], legal: tuple[int, int], label: Tensor) -> dict[str, Tensor]:
+        """Return the weighted terms of every prediction at the label's size, and decode.acc_seg.
+
+        Args:
+            legal: size of the padded image.
+        """
+        size = (label.shape[-2], label.shape[-1])
+        result: dict[str, Tensor] = {}
+        for name, logits, weight in predictions:
+            logits = resize(self._cut(at_least_float32(logits), legal, size), size)  # (B, K, H, W)
+            for term, value in self.loss(logits, label).items():
+                result[f"{name}.{term}"] = weight * value
+            if name == "decode":
+                result["decode.acc_seg"] = pixel_accuracy(logits.detach(), label)
         return result

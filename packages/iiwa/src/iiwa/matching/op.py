@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from iiwa import matching_scipy
+from iiwa.matching import scipy as matching_scipy
 from segcore.errors import InputError
 
 Backend = Literal["auto", "scipy", "triton"]
@@ -92,7 +92,7 @@ def _announce(backend: str, device: str) -> None:
 def _solver(backend: str) -> ModuleType:
     """Return the module whose `match` computes."""
     if backend == "triton":
-        from iiwa import matching_triton  # only here: not every installation of torch has Triton
+        from iiwa.matching import triton as matching_triton  # only here: not every installation of torch has Triton
 
         return matching_triton
     return matching_scipy

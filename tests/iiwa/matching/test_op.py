@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from iiwa import ops
-from iiwa.ops import choose_backend, match_windows
+from iiwa.matching import op
+from iiwa.matching.op import choose_backend, match_windows
 from segcore.errors import InputError
-from tests.iiwa.matching_cases import (
+from tests.iiwa.matching.cases import (
     best_assignment,
     check,
     degenerate_similarities,
@@ -115,14 +115,14 @@ def test_another_number_of_dimensions_is_a_mistake_of_the_caller() -> None:
 
 
 def test_each_kind_of_device_has_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "_HAS_TRITON", True)
-    monkeypatch.setattr(ops, "_IS_INTERPRETED", False)
+    monkeypatch.setattr(op, "_HAS_TRITON", True)
+    monkeypatch.setattr(op, "_IS_INTERPRETED", False)
     assert [choose_backend(device) for device in ("cpu", "cuda", "mps")] == ["scipy", "triton", "scipy"]
     assert choose_backend("cuda", "scipy") == "scipy"
     assert choose_backend("cuda", "triton") == "triton"
     with pytest.raises(InputError, match="needs similarities on cuda, got cpu"):
         choose_backend("cpu", "triton")
-    monkeypatch.setattr(ops, "_HAS_TRITON", False)
+    monkeypatch.setattr(op, "_HAS_TRITON", False)
     assert choose_backend("cuda") == "scipy"
     with pytest.raises(InputError, match="lacks the package triton"):
         choose_backend("cuda", "triton")
@@ -134,8 +134,8 @@ def test_an_unknown_form_is_refused() -> None:
 
 
 def test_the_form_is_announced_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(ops, "_announced", set())
-    with caplog.at_level(logging.DEBUG, logger="iiwa.ops"):
+    monkeypatch.setattr(op, "_announced", set())
+    with caplog.at_level(logging.DEBUG, logger="iiwa.matching.op"):
         for _ in range(2):
             match_windows(torch.zeros(1, 2, 3))
     assert caplog.messages == ["window matching: scipy form on cpu"]

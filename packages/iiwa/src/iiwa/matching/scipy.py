@@ -15,7 +15,7 @@ from segcore.errors import InputError
 
 
 def match(similarity: Tensor) -> Tensor:
-    """Return the memory window of every query window; see `iiwa.ops.match_windows`.
+    """Return the memory window of every query window; see `iiwa.matching.op.match_windows`.
 
     The batch comes from the device in one copy, and its assignment goes back in one.
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from iiwa.ops import match_windows
-from tests.iiwa.matching_cases import (
+from iiwa.matching.op import match_windows
+from tests.iiwa.matching.cases import (
     best_assignment,
     check,
     degenerate_similarities,
@@ -92,7 +92,7 @@ def test_similarities_that_are_not_finite_still_end_in_distinct_windows(value: f
 def test_the_interpreter_passes_the_tests_above() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     words = ["-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not gpu and not slow", __file__]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, *words], cwd=root, env=environment, capture_output=True, text=True, check=False
     )
@@ -106,7 +106,7 @@ def test_the_interpreter_passes_the_tests_above() -> None:
 @pytest.mark.parametrize(("capability", "is_aligned"), [(75, True), (90, True), (90, False)])
 def test_the_kernel_compiles_for_a_gpu_that_is_not_here(num_memories: int, capability: int, is_aligned: bool) -> None:
     backends = importlib.import_module("triton.backends.compiler")
-    module = importlib.import_module("iiwa.matching_triton")
+    module = importlib.import_module("iiwa.matching.triton")
     kernel = module._augment_kernel
     block, warps = module.block_size(num_memories)
     types = {"similarity": "*fp32", "assignment": "*i64", "duals": "*fp64", "owners": "*i32", "parents": "*i32"}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from iiwa.ops import match_windows
-from tests.iiwa.matching_cases import random_similarity
+from iiwa.matching.op import match_windows
+from tests.iiwa.matching.cases import random_similarity
 
 
 class Matching(nn.Module):

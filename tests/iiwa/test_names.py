@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from iiwa.model import IIWA
-from iiwa.names import infer_model, name_map
-from iiwa.options import IIWA_B, IIWA_L, IIWA_S, IIWAModel
-from iiwa.recipes import PAPER, RECIPES
-from iiwa.released import find_blocks, load_blocks
+from iiwa.names import find_blocks, infer_model, load_blocks, name_map
+from iiwa.recipes import IIWA_B, IIWA_L, IIWA_S, PAPER, RECIPES, IIWAModel
 from segcore.build import fine_tune_from, model_for_checkpoint
 from segcore.errors import InputError
 from segcore.recipe.plain import to_plain

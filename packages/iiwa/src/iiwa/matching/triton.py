@@ -24,7 +24,7 @@ _CLOSED = tl.constexpr(2147483647)  # rank of a memory window that this search h
 
 
 def match(similarity: Tensor) -> Tensor:
-    """Return the memory window of every query window; see `iiwa.ops.match_windows`.
+    """Return the memory window of every query window; see `iiwa.matching.op.match_windows`.
 
     Shapes:
         (B, n_q, n_k), none of them 0 -> (B, n_q) int64
