@@ -162,9 +162,11 @@ class EncoderDecoder(Segmentor):
 
     def _predictions(self, features: list[Tensor]) -> list[Prediction]:
         """Return what training compares with the label; the main logits are called decode."""
-        auxiliary = enumerate(self.auxiliary or ())
-        main = Prediction("decode", self.head(features))
-        return [main, *(Prediction(f"aux_{i}", head(features), self.auxiliary_weight) for i, head in auxiliary)]
+        return [Prediction("decode", self.head(features)), *self._auxiliary_predictions(features)]
+
+    def _auxiliary_predictions(self, features: list[Tensor]) -> list[Prediction]:
+        heads = enumerate(self.auxiliary or ())
+        return [Prediction(f"aux_{i}", head(features), self.auxiliary_weight) for i, head in heads]
 
     def _terms(self, predictions: Sequence[Prediction], legal: tuple[int, int], label: Tensor) -> dict[str, Tensor]:
         """Return the weighted terms of every prediction at the label's size, and decode.acc_seg.

@@ -11,8 +11,7 @@ import torch
 
 from memorynet.model import MemoryNet
 from memorynet.names import infer_model, name_map
-from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
-from memorynet.recipes import PAPER, RECIPES
+from memorynet.recipes import HRNET_W48, PAPER, R50, R101, RECIPES, S101, VIT_L, MemoryNetModel
 from segcore.build import fine_tune_from, model_for_checkpoint
 from segcore.errors import InputError
 from segcore.recipe import Recipe
