@@ -15,12 +15,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from segcore import files
 from segcore.errors import InputError
-from segcore.weights import files as checkpoint
+from segcore.files import atomic_write
 from segcore.weights.files import (
     CheckpointMeta,
     LoadedCheckpoint,
-    atomic_write,
     latest_state,
     load_into,
     load_state,
@@ -78,7 +78,7 @@ class _FullDisk:
 
 
 def _fill_disk(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
-    monkeypatch.setattr(checkpoint, "open", lambda path, _: _FullDisk(path, room), raising=False)
+    monkeypatch.setattr(files, "open", lambda path, _: _FullDisk(path, room), raising=False)
 
 
 def test_weights_and_their_description_survive_the_file(tmp_path: Path) -> None:

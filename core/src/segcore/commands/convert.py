@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segcore.errors import InputError
+from segcore.files import atomic_write
 from segcore.paper import Paper, load_paper
 from segcore.recipe import Recipe
 from segcore.recipe.plain import to_plain
@@ -83,7 +84,6 @@ def to_published(source: Path, target: Path) -> None:
     import torch  # only here, so --help is instant
 
     from segcore.build import build_from_checkpoint
-    from segcore.weights.files import atomic_write
 
     model, meta, _ = build_from_checkpoint(source)
     tensors = load_paper(meta.paper).name_map(model).export(model)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from segcore.errors import InputError
+from segcore.files import atomic_write
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,8 +54,6 @@ def export(model: nn.Module, size: tuple[int, int], path: Path, kind: Literal["p
         InputError: if the file cannot be written, or the extra for ONNX is not installed.
     """
     import torch  # only here, so --help is instant
-
-    from segcore.weights.files import atomic_write
 
     if kind == "onnx":
         missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]

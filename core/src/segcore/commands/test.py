@@ -23,13 +23,12 @@ from segcore.errors import InputError
 from segcore.evaluation.evaluate import evaluate
 from segcore.evaluation.label_folder import cityscapes_summary
 from segcore.evaluation.metrics import Scores
-from segcore.files import Target, check_opacity, check_targets, make_folder
+from segcore.files import Target, atomic_write, check_opacity, check_targets, make_folder
 from segcore.images.visualize import score_table
 from segcore.paper import Paper
 from segcore.predictor import Predictor
 from segcore.recipe import Evaluate, Recipe
 from segcore.segmentor import Segmentor
-from segcore.weights.files import atomic_write
 
 METRICS = ("mIoU", "mDice", "mFscore")
 CITYSCAPES = "cityscapes"

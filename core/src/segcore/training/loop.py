@@ -17,6 +17,7 @@ from segcore.data.base import Sample
 from segcore.errors import InputError
 from segcore.evaluation.evaluate import evaluate
 from segcore.evaluation.metrics import Scores
+from segcore.files import atomic_write
 from segcore.images.visualize import overlay
 from segcore.paper import Paper
 from segcore.recipe import Recipe
@@ -29,7 +30,6 @@ from segcore.training.run_folder import WorkDirectory
 from segcore.training.signals import StopSignal
 from segcore.training.trainer import Trainer
 from segcore.weights.files import (
-    atomic_write,
     latest_state,
     load_state,
     prune_states,

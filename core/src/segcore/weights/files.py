@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 import re
 import subprocess
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -27,6 +25,7 @@ from torch import Tensor, nn
 
 from segcore import __version__
 from segcore.errors import InputError
+from segcore.files import atomic_write
 from segcore.recipe.plain import from_plain
 from segcore.weights.names import NameMap, WrongShape
 from segcore.weights.torch_files import STATE_FORMAT, read_published, read_torch_file
@@ -68,48 +67,6 @@ class LoadedCheckpoint:
     meta: CheckpointMeta | None
     path: Path
     published_meta: Mapping[str, Any] = field(default_factory=dict)
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file to write that replaces `path` only when it is complete and on the disk.
-
-    It is written under another name in the same folder, flushed to the disk and renamed. Whatever goes wrong, the
-    previous file stays whole and the unfinished one is removed.
-
-    Raises:
-        InputError: if the folder or disk refuses, for example because it is full.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        _flush_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        # torch's zip writer reports a failed write as a RuntimeError raised while handling the OSError
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
-            raise
-        kept = "the previous file is unchanged" if path.exists() else "nothing was left there"
-        raise InputError(
-            f"cannot save {path}: {cause.strerror or cause}; {kept}; free space or choose another folder"
-        ) from error
-    finally:
-        if unfinished.exists():
-            unfinished.unlink()
-
-
-def _flush_folder(folder: Path) -> None:
-    """Put a rename on the disk, so that a power cut cannot undo it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def run_versions() -> dict[str, str]:
