@@ -1,1 +1,4 @@
-"""A training run as one HTML page: curves, scores per class, gallery, recipe. `build.py` is the way in."""
+"""Pages, each one HTML file: `page` says what a page holds, `charts` and `pictures` make its parts, `render` writes it.
+
+The page of a run is `run_report` (what is read), `gallery`, `run_page` (what is shown) and `build` (the way in).
+"""

@@ -12,7 +12,7 @@ from segcore.paper import Paper
 from segcore.recipe import Model, Recipe
 
 if TYPE_CHECKING:
-    from segcore.report.run_report import ReportSection
+    from segcore.report.page import Section
     from segcore.segmentor import Segmentor
     from segcore.weights.files import LoadedCheckpoint
     from segcore.weights.names import NameMap
@@ -47,8 +47,8 @@ def _infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model
     return infer_model(options, shapes)
 
 
-def _report(loaded: LoadedCheckpoint) -> tuple[ReportSection, ...]:
-    from memorynet.inspection_picture import report_sections
+def _report(loaded: LoadedCheckpoint) -> tuple[Section, ...]:
+    from memorynet.inspection.page import report_sections
 
     return report_sections(loaded)
 
