@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cgrseg.head import BandConv, CGRSegHead, ClassPrototypes, LevelConv, PyramidContext, RectangularModule
 from cgrseg.model import CGRSeg
 from cgrseg.options import CGRSegModel
-from segcore.backbones.norms import synchronized_norms
+from segcore.distributed import synchronized_norms
 from segcore.errors import InputError
 from segcore.layers.fuse import fuse_norms
 from segcore.segmentor import StepInfo, Target
@@ -259,7 +259,7 @@ def test_compiled_equals_eager() -> None:
 
 
 def test_importing_the_package_and_its_recipes_loads_no_torch() -> None:
-    code = "import sys, cgrseg, cgrseg.paper; cgrseg.RECIPES; sys.exit('torch' in sys.modules)"
+    code = "import sys, cgrseg, cgrseg.recipes; cgrseg.RECIPES; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

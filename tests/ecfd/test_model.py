@@ -17,7 +17,7 @@ from ecfd.fusion import CICM, SICM, SingleStreamFusion
 from ecfd.model import ECFD
 from ecfd.options import BASE, LARGE, SMALL, TINY, ECFDModel, Head
 from ecfd.rce import RCE
-from segcore.backbones.norms import synchronized_norms
+from segcore.distributed import synchronized_norms
 from segcore.errors import InputError
 from segcore.segmentor import StepInfo, Target
 from tests.ecfd.networks import VARIANTS, feature_maps, options, small_head, small_network
@@ -218,7 +218,7 @@ def test_impossible_options_are_refused_by_their_flag(option: dict[str, Any], fl
 
 
 def test_importing_the_package_and_its_recipes_loads_no_torch() -> None:
-    code = "import sys, ecfd, ecfd.paper; ecfd.RECIPES; sys.exit('torch' in sys.modules)"
+    code = "import sys, ecfd, ecfd.recipes; ecfd.RECIPES; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

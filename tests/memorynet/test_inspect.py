@@ -14,7 +14,7 @@ from memorynet.inspection.command import main
 from memorynet.inspection.content import MemoryContent, memory_of, read_memory
 from memorynet.inspection.page import memory_page
 from memorynet.memory import Memory, MemorySettings
-from memorynet.paper import PAPER
+from memorynet.recipes import PAPER
 from segcore.data.base import load_classes
 from segcore.errors import InputError
 from segcore.report.page import Chart, Note, Row, Table

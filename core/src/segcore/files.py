@@ -1,4 +1,4 @@
-"""Where results go: no file of the user's is replaced, and a folder that refuses is found before the work is done."""
+"""Where results go: written whole or not at all, replacing no file of the user's, into folders that were tried."""
 
 from __future__ import annotations
 

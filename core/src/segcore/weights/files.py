@@ -1,17 +1,10 @@
-"""Our weights files and training states: written atomically, read strictly.
-
-Weights are ONE file NAME.safetensors whose header holds a JSON text of what the network is. A training state holds what
-a resumed run needs.
-"""
+"""Our weights files: ONE file NAME.safetensors whose header holds a JSON text of what the network is."""
 
 from __future__ import annotations
 
 import json
-import logging
 import platform
-import re
 import subprocess
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -28,11 +21,9 @@ from segcore.errors import InputError
 from segcore.files import atomic_write
 from segcore.recipe.plain import from_plain
 from segcore.weights.names import NameMap, WrongShape
-from segcore.weights.torch_files import STATE_FORMAT, read_published, read_torch_file
+from segcore.weights.torch_files import read_published
 
 _HEADER = "segcore"
-_STATE_NAME = re.compile(r"state-(\d{8,})\.pt")
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,61 +173,3 @@ def _other_classes(path: Path, by_classes: Sequence[WrongShape], num_classes: in
                 )
     name, ours, theirs = by_classes[0]
     return f"{path} was trained for other classes: {name} is {list(theirs)}, not {list(ours)}; choose its data set"
-
-
-def state_path(folder: str | Path, iteration: int) -> Path:
-    """Return where the training state after `iteration` optimizer steps belongs."""
-    return Path(folder, f"state-{iteration:08d}.pt")
-
-
-def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Write a training state of tensors and plain containers.
-
-    Raises:
-        InputError: if it cannot be written; a previous file of that name stays whole.
-    """
-    with atomic_write(Path(path)) as file:
-        torch.save({"format": STATE_FORMAT, "state": dict(state)}, file)
-
-
-def load_state(path: str | Path) -> dict[str, Any]:
-    """Read a training state, on the CPU.
-
-    Raises:
-        InputError: if the file is absent, truncated or no training state.
-    """
-    content = read_torch_file(Path(path))
-    if not isinstance(content, dict) or content.get("format") != STATE_FORMAT:
-        raise InputError(f"{path} is no training state (state-*.pt); start from weights with --load-from")
-    return content["state"]
-
-
-def latest_state(folder: str | Path) -> Path | None:
-    """Return the newest training state that is whole; announces each damaged one that it passes over."""
-    for path in reversed(_states(Path(folder))):
-        if _is_whole(path):
-            return path
-        log.warning("%s is damaged; trying the state before it", path)
-    return None
-
-
-def prune_states(folder: str | Path, keep: int) -> None:
-    """Delete all but the newest `keep` training states, and unfinished files of a killed run."""
-    for path in _states(Path(folder))[:-keep]:
-        path.unlink()
-    for path in Path(folder).glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-def _states(folder: Path) -> list[Path]:
-    found = [(int(match[1]), path) for path in folder.glob("state-*.pt") if (match := _STATE_NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
-
-
-def _is_whole(path: Path) -> bool:
-    """Return whether the zip archive that torch wrote has its directory and all checksums."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError):
-        return False
