@@ -15,8 +15,8 @@ import pytest
 from memorynet.inspection.content import MemoryContent
 from memorynet.inspection.page import memory_page
 from segcore.data.base import load_classes
-from segcore.report.page import Page
-from segcore.report.render import write_page
+from segcore.pages.page import Page
+from segcore.pages.render import write_page
 from segcore.report.run_page import run_page
 from tests.report.sample import HOSTILE_NAMES, sample_report
 

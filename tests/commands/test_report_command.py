@@ -15,12 +15,12 @@ import torch
 
 from segcore.commands.report import main
 from segcore.errors import InputError
+from segcore.pages.page import Note, Section
+from segcore.pages.render import render
 from segcore.recipe import Augment, Data, Evaluate, Model, Optim, Published, Recipe, Schedule
 from segcore.recipe.file import recipe_document
 from segcore.recipe.plain import to_plain
 from segcore.report.gallery import evenly_spaced, write_gallery
-from segcore.report.page import Note, Section
-from segcore.report.render import render
 from segcore.report.run_page import run_page
 from segcore.report.run_report import Picture, RunReport, collect, read_gallery, read_log
 from segcore.weights.files import CheckpointMeta, save_weights

@@ -17,8 +17,8 @@ from memorynet.memory import Memory, MemorySettings
 from memorynet.recipes import PAPER
 from segcore.data.base import load_classes
 from segcore.errors import InputError
-from segcore.report.page import Chart, Note, Row, Table
-from segcore.report.render import render
+from segcore.pages.page import Chart, Note, Row, Table
+from segcore.pages.render import render
 from segcore.weights.files import CheckpointMeta, read_checkpoint, save_weights
 
 NAMES = ["road", "sidewalk", "sky", "train"]

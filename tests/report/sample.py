@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from segcore.pages.charts import Series
 from segcore.recipe import Published
-from segcore.report.charts import Series
 from segcore.report.run_report import Picture, RunReport
 
 NAMES = ["sky", "<script>alert(1)</script>", 'a "quoted" & long name']

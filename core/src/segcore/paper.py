@@ -14,7 +14,7 @@ from segcore.recipe import Model, Recipe
 
 if TYPE_CHECKING:
     from segcore.images.target_maps import MapSource
-    from segcore.report.page import Section
+    from segcore.pages.page import Section
     from segcore.segmentor import Segmentor
     from segcore.weights.files import LoadedCheckpoint
     from segcore.weights.names import NameMap

@@ -1,4 +1,1 @@
-"""Pages, each one HTML file: `page` says what a page holds, `charts` and `pictures` make its parts, `render` writes it.
-
-The page of a run is `run_report` (what is read), `gallery`, `run_page` (what is shown) and `build` (the way in).
-"""
+"""The page of a run: what is read (`run_report`), the gallery, what is shown (`run_page`); `build` is the way in."""

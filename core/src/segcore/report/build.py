@@ -6,12 +6,12 @@ from pathlib import Path
 
 from segcore.data import create_dataset
 from segcore.errors import InputError
+from segcore.pages.render import write_page
 from segcore.paper import installed_papers, load_paper
 from segcore.predictor import Predictor
 from segcore.recipe import Recipe
 from segcore.recipe.file import recipe_from_plain
 from segcore.report.gallery import make_pictures, write_gallery
-from segcore.report.render import write_page
 from segcore.report.run_page import run_page
 from segcore.report.run_report import GALLERY, collect, find_weights
 from segcore.weights.files import read_checkpoint

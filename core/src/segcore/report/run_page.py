@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segcore.images.visualize import IGNORE, colorize, error_map
-from segcore.report import charts
-from segcore.report.charts import Series
-from segcore.report.page import (
+from segcore.data.labels import IGNORE
+from segcore.images.visualize import colorize, error_map
+from segcore.pages import charts
+from segcore.pages.charts import Series
+from segcore.pages.page import (
     Card,
     Cards,
     Cell,
@@ -27,7 +28,7 @@ from segcore.report.page import (
     Tile,
     number,
 )
-from segcore.report.pictures import css_color, map_uri, photo_uri
+from segcore.pages.pictures import css_color, map_uri, photo_uri
 from segcore.report.run_report import Picture, RunReport
 
 _MULTI = "multi-scale + flip"

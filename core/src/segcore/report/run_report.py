@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 
 from segcore.errors import InputError
+from segcore.pages.charts import Series
+from segcore.pages.page import Section
 from segcore.paper import Paper
 from segcore.recipe import Published
-from segcore.report.charts import Series
-from segcore.report.page import Section
 from segcore.weights.files import CheckpointMeta, read_checkpoint
 
 GALLERY = "gallery"

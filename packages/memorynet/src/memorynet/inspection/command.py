@@ -15,7 +15,7 @@ from segcore.errors import check
 if TYPE_CHECKING:
     from rich.table import Table as ConsoleTable
 
-    from segcore.report.page import Table
+    from segcore.pages.page import Table
 
 PROGRAM = "memorynet-memory"
 _DESCRIPTION = (
@@ -53,7 +53,7 @@ def _show(words: list[str]) -> int:
 
     from memorynet.inspection.content import read_memory
     from memorynet.inspection.page import NOT_COUNTED, memory_page, pair_table, update_table
-    from segcore.report.render import write_page
+    from segcore.pages.render import write_page
 
     content = read_memory(options.checkpoint, classes=options.classes, unsafe=options.unsafe)
     order = content.grouped() if options.order == "similarity" else list(range(len(content.names)))

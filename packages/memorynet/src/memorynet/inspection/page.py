@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from memorynet.inspection.content import MemoryContent, memory_of
-from segcore.report.charts import heat_map
-from segcore.report.page import Cell, Chart, Column, Note, Page, Part, Row, Section, Table, number
+from segcore.pages.charts import heat_map
+from segcore.pages.page import Cell, Chart, Column, Note, Page, Part, Row, Section, Table, number
 from segcore.weights.files import LoadedCheckpoint
 
 PAIRS = 10

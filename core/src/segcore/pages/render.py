@@ -14,7 +14,7 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 from segcore.files import atomic_write, make_folder
-from segcore.report.page import Chart, Page, Part, Row
+from segcore.pages.page import Chart, Page, Part, Row
 
 
 def write_page(path: str | Path, page: Page) -> Path:
@@ -44,7 +44,7 @@ def _has_chart(parts: Iterable[Part]) -> bool:
 @cache
 def _templates() -> Environment:
     environment = Environment(
-        loader=PackageLoader("segcore.report"),
+        loader=PackageLoader("segcore.pages"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from segcore.errors import InputError
-from segcore.report.charts import Series, curves
-from segcore.report.page import Cell, Chart, Column, Note, Page, Row, Section, Table, number
-from segcore.report.render import render, write_page
+from segcore.pages.charts import Series, curves
+from segcore.pages.page import Cell, Chart, Column, Note, Page, Row, Section, Table, number
+from segcore.pages.render import render, write_page
 from segcore.report.run_page import run_page
 from tests.report.sample import HOSTILE_NAMES, sample_report
 

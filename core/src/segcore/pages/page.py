@@ -45,7 +45,7 @@ class Cards:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of `segcore.report.charts` under a heading.
+    """A figure of `segcore.pages.charts` under a heading.
 
     Attributes:
         summary: what a reader who cannot see it is told.
@@ -119,7 +119,7 @@ class Swatch:
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture with its caption; `source` is a data URI of `segcore.report.pictures`."""
+    """A picture with its caption; `source` is a data URI of `segcore.pages.pictures`."""
 
     caption: str
     source: str

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from segcore.report.charts import Series, class_bars, curves, heat_map, label, smoothed
+from segcore.pages.charts import Series, class_bars, curves, heat_map, label, smoothed
 
 
 def test_smoothing_keeps_a_straight_line_and_its_ends() -> None:
@@ -66,6 +66,6 @@ def test_names_are_shortened_in_the_middle_and_hold_no_markup() -> None:
 
 
 def test_a_page_made_from_numbers_loads_no_torch() -> None:
-    code = "import sys; from segcore.report import charts, pictures, render; print('torch' in sys.modules)"
+    code = "import sys; from segcore.pages import charts, pictures, render; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
