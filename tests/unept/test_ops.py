@@ -10,7 +10,7 @@ from torch import nn
 
 from segcore.layers.deform_attn.points import reference_grid
 from tests.unept.networks import random_image
-from unept.ops import LEVELS, Pyramid, PyramidAttention, QuerySelfAttention
+from unept.ops import Pyramid, PyramidAttention, QuerySelfAttention
 from unept.positions import level_positions, reference_points, sine_positions
 
 WIDTH, HEADS = 16, 4
@@ -65,11 +65,11 @@ def test_the_value_form_gives_a_gradient_to_the_whole_projection() -> None:
 
 def test_attention_to_the_pyramid_is_the_shared_layer_at_the_centers_of_the_queries() -> None:
     torch.manual_seed(0)
-    attention = PyramidAttention(WIDTH, HEADS, 2)
+    attention = PyramidAttention(WIDTH, len(SIZES), HEADS, 2)
     query, tokens = random_image(2, 20, WIDTH), random_image(2, ROWS, WIDTH, seed=1)
     expected = attention.deform(query, reference_grid([(4, 5)]), tokens, SIZES)
     torch.testing.assert_close(attention(query, ((4, 5),), Pyramid(tokens, SIZES)), expected, rtol=0, atol=0)
-    assert attention.deform.levels == LEVELS
+    assert attention.deform.levels == len(SIZES)
 
 
 def test_sine_positions_count_from_one_and_alternate_sine_and_cosine() -> None:

@@ -192,9 +192,12 @@ class Schedule:
     family: Literal["M", "S"] = "M"
     """M: each group decays from its own base rate. S: one global rate times the group's factor."""
     warmup: int = 0
-    """Iterations of linear warmup."""
+    """Iterations of warmup; 0 has none."""
+    warmup_kind: Literal["linear", "constant", "exp"] = "linear"
+    """How the factor on the learning rate goes from `warmup_ratio` to 1: in a line (all published runs), in a jump
+    after the warmup, or by equal factors."""
     warmup_ratio: float = 1e-6
-    """Factor on the learning rate at iteration 0 of the warmup."""
+    """Factor on the learning rate at iteration 0 of the warmup, 0-1."""
     step: int = 0
     """step: iterations between decays."""
     gamma: float = 0.1
@@ -204,6 +207,11 @@ class Schedule:
         check(self.iterations >= 1, f"--schedule.iterations must be at least 1, got {self.iterations}")
         check(self.epochs >= 0, f"--schedule.epochs must not be negative, got {self.epochs}")
         check(self.warmup >= 0, f"--schedule.warmup must not be negative, got {self.warmup}")
+        check(0 <= self.warmup_ratio <= 1, f"--schedule.warmup-ratio must be in [0, 1], got {self.warmup_ratio}")
+        check(
+            self.warmup_kind != "exp" or self.warmup_ratio > 0,
+            "--schedule.warmup-kind exp multiplies: it needs a --schedule.warmup-ratio above 0",
+        )
         check(self.power >= 0, f"--schedule.power must not be negative, got {self.power}")
         check(self.kind != "step" or self.step >= 1, "--schedule.kind step needs --schedule.step")
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from unept.ops import LEVELS, Pyramid, PyramidAttention, QuerySelfAttention
+from unept.ops import Pyramid, PyramidAttention, QuerySelfAttention
 from unept.options import UNEPTModel
 from unept.positions import level_positions
 
@@ -34,7 +34,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, options: UNEPTModel) -> None:
         super().__init__()
         width = options.width
-        self.attention = PyramidAttention(width, options.heads, options.points)
+        self.attention = PyramidAttention(width, options.levels, options.heads, options.points)
         self.attention_norm = nn.LayerNorm(width)
         self.feedforward = FeedForward(width, options.feedforward, options.dropout)
         self.feedforward_norm = nn.LayerNorm(width)
@@ -59,7 +59,7 @@ class DecoderLayer(nn.Module):
         width = options.width
         self.self_attention = QuerySelfAttention(width, options.heads, options.dropout, options.self_attention)
         self.self_norm = nn.LayerNorm(width)
-        self.cross_attention = PyramidAttention(width, options.heads, options.points)
+        self.cross_attention = PyramidAttention(width, options.levels, options.heads, options.points)
         self.cross_norm = nn.LayerNorm(width)
         self.feedforward = FeedForward(width, options.feedforward, options.dropout)
         self.feedforward_norm = nn.LayerNorm(width)
@@ -76,12 +76,12 @@ class ContextBranch(nn.Module):
     """Gives every stride-8 pixel its context: pyramid -> encoder -> memory, queries -> decoder -> dense map.
 
     Shapes:
-        levels: three maps (B, C, h_l, w_l); queries (B, Q, C), the pixels of a map of `size` -> (B, Q, C)
+        levels: L maps (B, C, h_l, w_l); queries (B, Q, C), the pixels of a map of `size` -> (B, Q, C)
     """
 
     def __init__(self, options: UNEPTModel) -> None:
         super().__init__()
-        self.level_embedding = nn.Parameter(torch.empty(LEVELS, options.width))
+        self.level_embedding = nn.Parameter(torch.empty(options.levels, options.width))
         self.encoder = _layers(EncoderLayer(options), options.encoder_layers)
         self.decoder = _layers(DecoderLayer(options), options.decoder_layers)
         self._initialize()

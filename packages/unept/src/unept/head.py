@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from segcore.errors import InputError
 from unept.context import ContextBranch
-from unept.ops import LEVELS, NUM_DIRECTIONS
+from unept.ops import NUM_DIRECTIONS
 from unept.options import STRIDE, UNEPTModel
 
 
@@ -63,17 +63,17 @@ class UNEPTHead(nn.Module):
     The boundary heads are trained beside the classifier and left out at test time, as published.
 
     Args:
-        channels: of the three levels.
+        channels: of the pyramid's levels.
         num_classes: K.
 
     Shapes:
-        features: the image (B, 3, H, W), then at least three maps, of which the last three (B, C_i, h_i, w_i) are used
+        features: the image (B, 3, H, W), then the backbone's maps, of which the last L (B, C_i, h_i, w_i) are used
         -> (B, K, h, w), h = H/8, w = W/8
     """
 
     def __init__(self, channels: Sequence[int], num_classes: int, options: UNEPTModel) -> None:
         super().__init__()
-        assert len(channels) == LEVELS
+        assert len(channels) == options.levels
         width = options.width
         self.side = options.window // STRIDE
         self.resize_queries = options.resize_queries
@@ -97,7 +97,7 @@ class UNEPTHead(nn.Module):
     def _classify(self, spatial: Tensor, features: Sequence[Tensor]) -> Tensor:
         """Spatial branch (B, C, h, w) and features -> logits (B, K, h, w)."""
         height, width = spatial.shape[-2:]
-        levels = [project(level) for project, level in zip(self.levels, features[-LEVELS:], strict=True)]
+        levels = [project(level) for project, level in zip(self.levels, features[-len(self.levels) :], strict=True)]
         queries = rearrange(spatial, "b c h w -> b (h w) c") + self._queries(height, width)
         context = self.context(levels, queries, (height, width))
         return self.classifier(rearrange(context, "b (h w) c -> b c h w", h=height))

@@ -15,7 +15,6 @@ from segcore.recipe import Loss, Recipe
 from segcore.segmentor import EncoderDecoder, StepInfo, Target, resize
 from unept.head import UNEPTHead, wrong_size
 from unept.losses import WEIGHTS, RefinementLoss, at_label_size
-from unept.ops import LEVELS
 from unept.options import STRIDE, UNEPT_DEIT, UNEPT_R50, UNEPTModel
 
 _RESNETS = ("resnet50c", "resnet101c")
@@ -44,7 +43,7 @@ class UNEPT(EncoderDecoder):
         loss: how the class losses are averaged and weighted.
 
     Raises:
-        InputError: the backbone is unknown, has fewer than three levels, cannot take the window, or its weights cannot
+        InputError: the backbone is unknown, has fewer levels than the options, cannot take the window, or its weights cannot
             be had; in a call, the input is larger than the window.
     """
 
@@ -54,16 +53,16 @@ class UNEPT(EncoderDecoder):
         backbone = create_backbone(
             options.backbone, options.pretrained, options.weights, options.backbone_norm, **_backbone_changes(options)
         )
-        if len(backbone.channels) < LEVELS:
+        if len(backbone.channels) < options.levels:
             raise InputError(
                 f"--model.backbone {options.backbone} has feature maps at strides {list(backbone.strides)}; "
-                f"UN-EPT needs {LEVELS} levels, choose a backbone with more"
+                f"UN-EPT needs {options.levels} levels (--model.levels), choose a backbone with more"
             )
-        head = UNEPTHead(backbone.channels[-LEVELS:], num_classes, options)
+        head = UNEPTHead(backbone.channels[-options.levels :], num_classes, options)
         refinement = RefinementLoss(loss or Loss(), void_is_boundary=options.void_is_boundary)
         super().__init__(backbone, head, num_classes, refinement)
         self.window, self.resize_queries = options.window, options.resize_queries
-        self.divisor = math.lcm(STRIDE, backbone.strides[-LEVELS])  # whole queries, and whole patches
+        self.divisor = math.lcm(STRIDE, backbone.strides[-options.levels])  # whole queries, and whole patches
         legal = self._rounded(options.window, options.window)
         if legal != (options.window, options.window):
             raise InputError(

@@ -12,7 +12,6 @@ from segcore.recipe import Model
 from segcore.segmentor import Segmentor
 from segcore.weights.names import NameMap
 from unept.model import UNEPT
-from unept.ops import LEVELS
 from unept.options import STRIDE, UNEPT_R50, UNEPTModel
 
 _SPATIAL = tuple(
@@ -70,13 +69,18 @@ def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
     """
     assert isinstance(options, UNEPTModel)
     layer = "context_branch.decoder.layers.0."
-    wanted = ("query_embed.weight", f"{layer}linear1.weight", f"{layer}cross_attn.attention_weights.weight")
+    wanted = (
+        "query_embed.weight",
+        "context_branch.level_embed",
+        f"{layer}linear1.weight",
+        f"{layer}cross_attn.attention_weights.weight",
+    )
     found = [shapes.get(name) for name in wanted]
-    queries, hidden, samples = found
-    if queries is None or hidden is None or samples is None:
+    queries, levels, hidden, samples = found
+    if queries is None or levels is None or hidden is None or samples is None:
         first = ", ".join(list(shapes)[:3]) or "nothing"
         raise InputError(f"the checkpoint has no UN-EPT head (query_embed and context_branch); it starts with {first}")
-    is_alike = samples[0] == options.heads * LEVELS * options.points
+    is_alike = samples[0] == options.heads * levels[0] * options.points
     heads = options.heads if is_alike else UNEPT_R50.heads
     backbone = options.backbone
     if "backbone.dist_token" in shapes:
@@ -87,9 +91,10 @@ def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
         options,
         backbone=backbone,
         window=STRIDE * math.isqrt(queries[0]),
+        levels=levels[0],
         width=queries[1],
         heads=heads,
-        points=samples[0] // (heads * LEVELS),
+        points=samples[0] // (heads * levels[0]),
         feedforward=hidden[0],
         encoder_layers=_count_layers(shapes, "encoder"),
         decoder_layers=_count_layers(shapes, "decoder"),

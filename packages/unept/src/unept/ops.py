@@ -1,6 +1,6 @@
 """The operations of UN-EPT: attention to the pyramid, self-attention of the queries, and the shift along directions.
 
-Shapes: B images, Q queries (Q = h*w, row-major), S tokens of the three levels, C channels, M heads, D = C/M.
+Shapes: B images, Q queries (Q = h*w, row-major), S tokens of all levels, C channels, M heads, D = C/M.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from segcore.layers.deform_attn.layer import DeformableAttention
 from unept.positions import Sizes, reference_points
 
-LEVELS = 3
 NUM_DIRECTIONS = 8
 DIRECTIONS = ((0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1))
 """(dy, dx) of the eight direction bins, pixels: bin 0 points west, 2 north (up), 4 east, 6 south (unept/PAPER 4)."""
@@ -41,9 +40,9 @@ class PyramidAttention(nn.Module):
         query (B, Q, C), the pixels of one or several maps of `query_sizes` -> (B, Q, C)
     """
 
-    def __init__(self, width: int, heads: int, points: int) -> None:
+    def __init__(self, width: int, levels: int, heads: int, points: int) -> None:
         super().__init__()
-        self.deform = DeformableAttention(width, LEVELS, heads, points)
+        self.deform = DeformableAttention(width, levels, heads, points)
 
     def forward(self, query: Tensor, query_sizes: Sizes, pyramid: Pyramid) -> Tensor:
         """Return what the queries read from the pyramid."""

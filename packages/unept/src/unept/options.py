@@ -14,7 +14,7 @@ STRIDE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class UNEPTModel(Model):
-    """UN-EPT on any backbone with at least three feature levels; the last three are the pyramid."""
+    """UN-EPT on any backbone with at least `levels` feature levels; the last ones are the pyramid."""
 
     # no tensor depends on them, and a test may want other sizes than the training
     training_only: ClassVar[tuple[str, ...]] = ("mirror_angles", "void_is_boundary", "resize_queries")
@@ -23,6 +23,8 @@ class UNEPTModel(Model):
     """Side of the square input, pixels: training crop and test window. The query table has (window / 8)^2 rows."""
     resize_queries: bool = False
     """Extension: stretch the query table, so that inputs of any size are taken. Published: `window` only."""
+    levels: int = 3
+    """Feature levels of the pyramid (L): the backbone's last ones."""
     width: int = 256
     """Channels of queries, tokens and spatial branch (C)."""
     heads: int = 8
@@ -49,6 +51,7 @@ class UNEPTModel(Model):
             self.window >= STRIDE and self.window % STRIDE == 0,
             f"--model.window must be a positive multiple of {STRIDE}, got {self.window}",
         )
+        check(self.levels >= 1, f"--model.levels must be at least 1, got {self.levels}")
         check(self.heads >= 1, f"--model.heads must be at least 1, got {self.heads}")
         check(
             self.width >= 4 and self.width % 4 == 0 and self.width % self.heads == 0,
