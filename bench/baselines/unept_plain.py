@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from segcore.layers.deform_attn.op import deform_attn
 from segcore.segmentor import Target, resize
-from unept.model import UNEPT
-from unept.ops import DIRECTIONS, QuerySelfAttention
+from unept.context import QuerySelfAttention
+from unept.model import DIRECTIONS, UNEPT
 
 IGNORE = 255
 
@@ -30,7 +30,7 @@ def plain_attention() -> Iterator[None]:
 
 
 def plain_losses(logits: Tensor, boundary: Tensor, direction: Tensor, target: Target) -> dict[str, Tensor]:
-    """Compute `unept.losses.RefinementLoss` (unept/PAPER 4), with loops over classes and bins; 0 / 0 stays NaN."""
+    """Compute `unept.model.RefinementLoss` (unept/PAPER 4), with loops over classes and bins; 0 / 0 stays NaN."""
     distance, angle = target.boundary_distance, target.boundary_angle
     assert distance is not None
     assert angle is not None

@@ -16,8 +16,7 @@ from segcore.recipe.plain import from_plain, to_plain
 from segcore.training.optim import learning_rate, parameter_groups
 from unept.model import UNEPT
 from unept.names import name_map
-from unept.options import UNEPTModel
-from unept.recipes import PAPER, RECIPES
+from unept.recipes import PAPER, RECIPES, UNEPTModel
 
 PUBLISHED = ("r50-ade20k", "deit-ade20k", "deit-pascal-context-60")
 

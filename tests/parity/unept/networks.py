@@ -16,7 +16,7 @@ from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.unept.modules import couple_images, tensor
 from unept.model import UNEPT
 from unept.names import infer_model, name_map
-from unept.options import UNEPTModel
+from unept.recipes import UNEPTModel
 
 
 def build(case: ParityCase) -> UNEPT:

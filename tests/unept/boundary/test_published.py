@@ -20,10 +20,10 @@ from segcore.images.target_maps import LabelMaps, WholeMaps
 from segcore.images.transforms import TrainTransform, pad_label
 from segcore.recipe import Augment
 from tests.parity.case_files import find_files
-from unept.boundary import boundary_maps
-from unept.boundary_files import read_offsets
-from unept.boundary_source import ANGLE, DISTANCE, BoundaryTargets
-from unept.losses import BOUNDARY_DISTANCE, direction_bins
+from unept.boundary.files import read_offsets
+from unept.boundary.maps import boundary_maps
+from unept.boundary.source import ANGLE, DISTANCE, BoundaryTargets
+from unept.model import BOUNDARY_DISTANCE, direction_bins
 
 STEPS = 180  # of two degrees: a full turn
 

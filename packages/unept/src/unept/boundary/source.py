@@ -10,9 +10,9 @@ import numpy as np
 from segcore.images.region import Box
 from segcore.images.target_maps import LabeledSample, LabelMaps, WholeMaps
 from segcore.recipe import Recipe
-from unept.boundary import boundary_maps
-from unept.boundary_files import offset_file, read_offsets
-from unept.options import UNEPTModel
+from unept.boundary.files import offset_file, read_offsets
+from unept.boundary.maps import boundary_maps
+from unept.recipes import UNEPTModel
 
 DISTANCE, ANGLE = "boundary_distance", "boundary_angle"  # fields of segmentor.Target
 PADDING = 255
