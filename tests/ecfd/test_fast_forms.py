@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ecfd import resized_conv
-from ecfd.constants import kept
 from ecfd.fusion import TokenMLP
 from ecfd.heads import ECFDHead
 from ecfd.rce import RCE, PositionGrid
@@ -126,20 +125,6 @@ def test_reference_points_are_computed_once_and_serve_training_after_a_test() ->
     assert reference_points(sizes, torch.device("cpu")) is first
     assert not first.is_inference()
     torch.testing.assert_close(first, reference_grid(sizes), rtol=0, atol=0)
-
-
-def test_nothing_is_kept_while_a_graph_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-
-    @kept
-    def compute(number: int) -> Tensor:
-        calls.append(number)
-        return torch.tensor(number)
-
-    assert compute(1) is compute(1)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert compute(1) is not compute(1)
-    assert calls == [1, 1, 1]
 
 
 def test_the_position_grid_is_kept_in_evaluation_until_it_changes() -> None:

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecfd.constants import kept
 from ecfd.tokens import Size, size_of
+from segcore.layers.kept_by_size import kept_by_size
 
 _LEAST_ENLARGEMENT = 3  # output pixels per input pixel from which it pays, measured on a CPU
 _BLOCK = 32  # rows and columns of the output computed together: zeros outside the bands are left out, memory is warm
@@ -135,7 +135,7 @@ def _matrices(
     return by_row, by_column.permute(1, 2, 0).flatten(1)
 
 
-@kept
+@kept_by_size
 def _matrix(length: int, target: int, align_corners: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return (3, target, length): what each tap at each position gives to each enlarged position, zeros outside."""
     identity = torch.eye(length, device=device, dtype=torch.promote_types(dtype, torch.float32))[None]

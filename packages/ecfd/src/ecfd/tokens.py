@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ecfd.constants import kept
 from segcore.layers.deform_attn.points import reference_grid
+from segcore.layers.kept_by_size import kept_by_size
 
 Size = tuple[int, int]
 """Height and width of a map, pixels."""
@@ -31,7 +31,7 @@ def to_maps(tokens: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
     return [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
 
 
-@kept
+@kept_by_size
 def _reference(sizes: tuple[Size, ...], device: torch.device) -> Tensor:
     return reference_grid(sizes, device=device)
 
