@@ -95,8 +95,8 @@ def test_sine_positions_count_from_one_and_alternate_sine_and_cosine() -> None:
 def test_positions_first_computed_in_a_test_serve_training_too() -> None:
     device = torch.device("cpu")
     with torch.inference_mode():
-        first = level_positions(SIZES, 12, device), reference_points(SIZES, device)
-    second = level_positions(SIZES, 12, device), reference_points(SIZES, device)
+        first = level_positions(SIZES, 12, device), reference_points(SIZES, device=device)
+    second = level_positions(SIZES, 12, device), reference_points(SIZES, device=device)
     for one, other in zip(first, second, strict=True):
         assert one is other  # kept
         assert not one.is_inference()

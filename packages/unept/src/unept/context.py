@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -21,11 +20,11 @@ from torch import Tensor, nn
 
 from segcore.layers.deform_attn.layer import DeformableAttention
 from segcore.layers.deform_attn.points import reference_grid
+from segcore.layers.kept_by_size import kept_by_size
 from unept.recipes import UNEPTModel
 
 Sizes = tuple[tuple[int, int], ...]
 """Height and width of every map, pixels of the map."""
-_KEPT = 16  # window sizes and levels of a few networks
 
 
 def sine_positions(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
@@ -48,34 +47,14 @@ def sine_positions(height: int, width: int, channels: int, device: torch.device 
     return torch.cat([y, x], dim=-1).flatten(0, 1)
 
 
+@kept_by_size
 def level_positions(sizes: Sizes, channels: int, device: torch.device) -> Tensor:
-    """Return the sine position maps of all levels, (S, channels), kept for the next call with the same sizes."""
-    if torch.compiler.is_compiling():  # a traced tensor must not outlive its trace
-        return _level_positions(sizes, channels, device)
-    return _kept_level_positions(sizes, channels, device)
-
-
-def reference_points(sizes: Sizes, device: torch.device) -> Tensor:
-    """Return the pixel centers of the maps, (1, Q, 1, 2), kept for the next call with the same sizes."""
-    if torch.compiler.is_compiling():
-        return reference_grid(sizes, device=device)
-    return _kept_reference_points(sizes, device)
-
-
-def _level_positions(sizes: Sequence[tuple[int, int]], channels: int, device: torch.device) -> Tensor:
+    """Return the sine position maps of all levels, (S, channels)."""
     return torch.cat([sine_positions(height, width, channels, device) for height, width in sizes])
 
 
-@lru_cache(maxsize=_KEPT)
-def _kept_level_positions(sizes: Sizes, channels: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # training may use what a test computed first
-        return _level_positions(sizes, channels, device)
-
-
-@lru_cache(maxsize=_KEPT)
-def _kept_reference_points(sizes: Sizes, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return reference_grid(sizes, device=device)
+reference_points = kept_by_size(reference_grid)
+"""Pixel centers of the maps of some sizes, (1, Q, 1, 2)."""
 
 
 class Pyramid(NamedTuple):
@@ -104,7 +83,7 @@ class PyramidAttention(nn.Module):
 
     def forward(self, query: Tensor, query_sizes: Sizes, pyramid: Pyramid) -> Tensor:
         """Return what the queries read from the pyramid."""
-        reference = reference_points(query_sizes, query.device)
+        reference = reference_points(query_sizes, device=query.device)
         return self.deform(query, reference, pyramid.tokens, pyramid.sizes)
 
 
