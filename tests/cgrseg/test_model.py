@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cgrseg.head import BandConv, CGRSegHead, ClassPrototypes, LevelConv, PyramidContext, RectangularModule
 from cgrseg.model import CGRSeg
 from cgrseg.options import CGRSegModel
-from segcore.backbones.norms import synchronized_norms
+from segcore.distributed import synchronized_norms
 from segcore.errors import InputError
 from segcore.layers.fuse import fuse_norms
 from segcore.segmentor import StepInfo, Target

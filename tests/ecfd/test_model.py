@@ -17,7 +17,7 @@ from ecfd.fusion import CICM, SICM, SingleStreamFusion
 from ecfd.model import ECFD
 from ecfd.options import BASE, LARGE, SMALL, TINY, ECFDModel, Head
 from ecfd.rce import RCE
-from segcore.backbones.norms import synchronized_norms
+from segcore.distributed import synchronized_norms
 from segcore.errors import InputError
 from segcore.segmentor import StepInfo, Target
 from tests.ecfd.networks import VARIANTS, feature_maps, options, small_head, small_network

@@ -77,7 +77,7 @@ class RectangularAttention(nn.Module):
 class RectangularModule(nn.Module):
     """Rectangular self-calibration module (RCM, paper section 3.2): RCA, norm and MLP on a scaled residual branch.
 
-    Its norms are plain in the published models where all others are synchronized (cgrseg/PAPER 7.1, 8).
+    Its norms are plain in the published models where all others are synchronized (cgrseg/PAPER 7.1, row 8).
 
     Shapes:
         (B, C, h, w) -> (B, C, h, w)

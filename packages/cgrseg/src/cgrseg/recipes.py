@@ -1,7 +1,7 @@
 """One recipe per row of CGRSeg's results tables (cgrseg/PAPER 5), and two that run anywhere.
 
 cgrseg-train t-ade20k --run.data ADEChallengeData2016      expects 43.6 % mIoU on the validation images
-cgrseg-train toy                                           generated scenes, in under four minutes on two CPU cores
+cgrseg-train toy                                           generated scenes, in minutes on two CPU cores
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from cgrseg.options import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
 from segcore.paper import paper_of_package
-from segcore.recipe import Augment, Data, Evaluate, Optim, Published, Recipe, Run, Schedule
-from segcore.recipe.protocols import ADE20K_512, COCO_STUFF_10K, PASCAL_CONTEXT_59, Fragment
+from segcore.recipe import Optim, Published, Recipe, Run, Schedule
+from segcore.recipe.protocols import ADE20K_512, CAMVID, COCO_STUFF_10K, PASCAL_CONTEXT_59, TOY, Fragment
 
 # "head" also hits the backbone's talking_head convolutions, and norms called q.1 or bn keep their decay: as published
 _OPTIM = Optim(
@@ -36,10 +36,11 @@ _ADE20K = _base(ADE20K_512.testing(pad_divisor=32), 160_000)
 _COCO_STUFF_10K = _base(COCO_STUFF_10K.testing(pad_divisor=32), 80_000)
 _PASCAL_CONTEXT_59 = _base(PASCAL_CONTEXT_59.testing(resize_divisor=32), 80_000)
 _README = "project README; "
-_NO_CONFIG = "no config was released: schedule of arXiv 2405.06525"
+_NO_CONFIG = "no config was released: schedule of a later paper that shares authors, arXiv 2405.06525"
 _MS = f"{_NO_CONFIG}; multi-scale + flip, which of 59 or 60 classes is not stated"
 
 _B5 = replace(CGRSEG_B, pyramid_modules=5)
+_SMALL = replace(CGRSEG_S0, pretrained=False, backbone_norm="batch")
 
 
 def _published(base: Recipe, model: CGRSegModel, published: Published) -> Recipe:
@@ -54,7 +55,10 @@ RECIPES: dict[str, Recipe] = {
         _ADE20K,
         CGRSEG_B,
         Published(
-            miou=45.5, params=19.1, gmacs=7.7, note="released config, 6 pyramid modules; figures of arXiv 2405.06525"
+            miou=45.5,
+            params=19.1,
+            gmacs=7.7,
+            note="released config, 6 pyramid modules; figures of a later paper that shares authors, arXiv 2405.06525",
         ),
     ),
     "b5-ade20k": _published(
@@ -80,25 +84,15 @@ RECIPES: dict[str, Recipe] = {
     "l-pascal-context-59": _published(
         _PASCAL_CONTEXT_59, CGRSEG_L, Published(miou_ms=58.5, params=35.7, gmacs=14.9, note=_README + _MS)
     ),
-    "toy": Recipe(
-        model=replace(CGRSEG_S0, pretrained=False, backbone_norm="batch", width=64, pyramid_modules=2),
-        data=Data(dataset="toy", batch=8, workers=1, image_size=(192, 256), test_split="test"),
-        augment=Augment(scale=(256, 192), ratio=(0.75, 1.5), crop=(160, 224)),
-        optim=Optim(lr=2e-3, weight_decay=0.01),
-        schedule=Schedule(iterations=750, warmup=20, warmup_ratio=1e-2),
-        evaluate=Evaluate(scale=(256, 192)),
-        run=Run(log_interval=20, eval_interval=150, save_interval=300),
-        published=Published(note="generated scenes, from scratch; the demo"),
+    "toy": TOY.from_scratch(
+        replace(_SMALL, width=64, pyramid_modules=2),
+        Optim(lr=2e-3),
+        iterations=750,
+        eval_interval=150,
+        save_interval=300,
     ),
-    "camvid": Recipe(
-        model=replace(CGRSEG_S0, pretrained=False, backbone_norm="batch", width=96, pyramid_modules=3),
-        data=Data(dataset="camvid", batch=8, workers=1, test_split="test"),
-        augment=Augment(scale=(480, 360), ratio=(0.75, 1.5), crop=(224, 320)),
-        optim=Optim(lr=1.5e-3, weight_decay=0.01),
-        schedule=Schedule(iterations=2800, warmup=100, warmup_ratio=1e-2),
-        evaluate=Evaluate(scale=(480, 360)),
-        run=Run(log_interval=50, eval_interval=700, save_interval=700),
-        published=Published(note="11 classes, from scratch"),
+    "camvid": CAMVID.from_scratch(
+        replace(_SMALL, width=96, pyramid_modules=3), Optim(lr=1.5e-3), iterations=2800, eval_interval=700
     ),
 }
 

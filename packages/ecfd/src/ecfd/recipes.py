@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from ecfd.options import BASE, LARGE, SMALL, TINY, ECFDModel
 from segcore.paper import paper_of_package
-from segcore.recipe import Augment, Data, Evaluate, Optim, Published, Recipe, Run, Schedule
-from segcore.recipe.protocols import BDD100K, CITYSCAPES, PASCAL_CONTEXT_59, Fragment
+from segcore.recipe import Optim, Published, Recipe, Run, Schedule
+from segcore.recipe.protocols import BDD100K, CAMVID, CITYSCAPES, PASCAL_CONTEXT_59, TOY, Fragment
 
 _RESNETS = {"r50": "resnet50c", "r101": "resnet101c"}
 _WEIGHT_DECAY = {"r50": 1e-4, "r101": 1e-4, "swin-l": 0.05, "convnext-l": 0.05}
@@ -121,25 +121,14 @@ _SMALL_MODEL = ECFDModel(
 RECIPES: dict[str, Recipe] = {
     **{f"{row[2]}-{row[1]}-{row[0]}": _row(row) for row in _ROWS},
     **_ABLATIONS,
-    "toy": Recipe(
-        model=replace(_SMALL_MODEL, position_grid=(32, 48)),
-        data=Data(dataset="toy", batch=8, workers=1, image_size=(192, 256), test_split="test"),
-        augment=Augment(scale=(256, 192), ratio=(0.75, 1.5), crop=(128, 192)),
-        optim=Optim(lr=2e-3, weight_decay=0.01),
-        schedule=Schedule(iterations=900, warmup=20, warmup_ratio=1e-2),
-        evaluate=Evaluate(scale=(256, 192)),
-        run=Run(log_interval=20, eval_interval=300, save_interval=300),
-        published=Published(note="generated scenes, from scratch; the demo"),
+    "toy": TOY.training(crop=(128, 192)).from_scratch(
+        replace(_SMALL_MODEL, position_grid=(32, 48)), Optim(lr=2e-3), iterations=900, eval_interval=300
     ),
-    "camvid": Recipe(
-        model=replace(_SMALL_MODEL, embed_dim=96, channels=96, position_grid=(56, 80)),
-        data=Data(dataset="camvid", batch=8, workers=1, test_split="test"),
-        augment=Augment(scale=(480, 360), ratio=(0.75, 1.5), crop=(224, 320)),
-        optim=Optim(lr=1.5e-3, weight_decay=0.01),
-        schedule=Schedule(iterations=2000, warmup=100, warmup_ratio=1e-2),
-        evaluate=Evaluate(scale=(480, 360)),
-        run=Run(log_interval=50, eval_interval=500, save_interval=500),
-        published=Published(note="11 classes, from scratch"),
+    "camvid": CAMVID.from_scratch(
+        replace(_SMALL_MODEL, embed_dim=96, channels=96, position_grid=(56, 80)),
+        Optim(lr=1.5e-3),
+        iterations=2000,
+        eval_interval=500,
     ),
 }
 

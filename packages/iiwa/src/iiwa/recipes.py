@@ -15,14 +15,16 @@ from dataclasses import replace
 
 from iiwa.options import IIWA_B, IIWA_L, IIWA_S, IIWAModel
 from segcore.paper import paper_of_package
-from segcore.recipe import Augment, Data, Evaluate, Loss, Optim, Published, Recipe, Run, Schedule
+from segcore.recipe import Loss, Optim, Published, Recipe, Run, Schedule
 from segcore.recipe.protocols import (
     ADE20K_512,
     ADE20K_576,
+    CAMVID,
     CITYSCAPES,
     CITYSCAPES_COARSE,
     CITYSCAPES_SERVER,
     PASCAL_CONTEXT_59,
+    TOY,
     Fragment,
 )
 
@@ -212,27 +214,18 @@ RECIPES: dict[str, Recipe] = {
         eval_interval=8000,
         published=Published(miou=62.9, note=f"{_README} and paper (an early README said 62.8)"),
     ),
-    "toy": Recipe(
-        model=_TINY,
-        data=Data(dataset="toy", batch=8, workers=1, image_size=(192, 256), test_split="test"),
-        augment=Augment(scale=(256, 192), ratio=(0.75, 1.25), crop=(128, 192)),
+    "toy": replace(TOY, warmup=40)
+    .training(ratio=(0.75, 1.25), crop=(128, 192))
+    .from_scratch(
+        _TINY,
+        Optim(lr=2e-3, decay_mult=_NO_DECAY),
+        iterations=800,
+        eval_interval=200,
+        save_interval=400,
         loss=_SMALL_LOSS,
-        optim=Optim(lr=2e-3, weight_decay=0.01, decay_mult=_NO_DECAY),
-        schedule=Schedule(iterations=800, warmup=40, warmup_ratio=1e-2),
-        evaluate=Evaluate(scale=(256, 192)),
-        run=Run(log_interval=20, eval_interval=200, save_interval=400),
-        published=Published(note="generated scenes, from scratch; the demo"),
     ),
-    "camvid": Recipe(
-        model=_TINY,
-        data=Data(dataset="camvid", batch=8, workers=1, test_split="test"),
-        augment=Augment(scale=(480, 360), ratio=(0.75, 1.5), crop=(192, 256)),
-        loss=_SMALL_LOSS,
-        optim=Optim(lr=2e-3, weight_decay=0.01, decay_mult=_NO_DECAY),
-        schedule=Schedule(iterations=1000, warmup=100, warmup_ratio=1e-2),
-        evaluate=Evaluate(scale=(480, 360)),
-        run=Run(log_interval=50, eval_interval=250, save_interval=250),
-        published=Published(note="11 classes, from scratch"),
+    "camvid": CAMVID.training(crop=(192, 256)).from_scratch(
+        _TINY, Optim(lr=2e-3, decay_mult=_NO_DECAY), iterations=1000, eval_interval=250, loss=_SMALL_LOSS
     ),
 }
 

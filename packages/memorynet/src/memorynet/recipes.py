@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
 from segcore.paper import Later, paper_of_package
-from segcore.recipe import Augment, Data, Evaluate, Loss, Optim, Published, Recipe, Run, Schedule
+from segcore.recipe import Loss, Optim, Published, Recipe, Run, Schedule
 from segcore.recipe.protocols import (
     ADE20K_MEMORYNET,
+    CAMVID,
     CITYSCAPES_MEMORYNET,
     COCO_STUFF_10K_MEMORYNET,
     FIVE_RATIOS,
     LIP,
+    TOY,
     Fragment,
 )
 
@@ -183,27 +185,13 @@ RECIPES: dict[str, Recipe] = {
     "r101-lip": _lip("r101", 32, 142_800, 0.01),
     "s101-lip": _lip("s101", 40, 114_150, 0.007),
     "hrnet-lip": _lip("hrnet", 40, 114_150, 0.007),
-    "toy": Recipe(
-        model=_SMALL,
-        data=Data(dataset="toy", batch=8, workers=1, image_size=(192, 256), test_split="test"),
-        augment=Augment(family="S", scale=(256, 192), ratio=(0.75, 1.5), crop=(160, 224)),
+    "toy": TOY.family_s().from_scratch(_SMALL, Optim(lr=2e-3), iterations=700, eval_interval=350, loss=_LOSS),
+    "camvid": CAMVID.family_s().from_scratch(
+        replace(_SMALL, width=128, attention_width=64, momentum_lr=1.5e-3),
+        Optim(lr=1.5e-3),
+        iterations=1500,
+        eval_interval=500,
         loss=_LOSS,
-        optim=Optim(lr=2e-3, weight_decay=0.01),
-        schedule=Schedule(iterations=700, family="S", warmup=20, warmup_ratio=1e-2),
-        evaluate=Evaluate(family="S", scale=(256, 192)),
-        run=Run(log_interval=20, eval_interval=350, save_interval=350),
-        published=Published(note="generated scenes, from scratch; the demo"),
-    ),
-    "camvid": Recipe(
-        model=replace(_SMALL, width=128, attention_width=64, momentum_lr=1.5e-3),
-        data=Data(dataset="camvid", batch=8, workers=1, test_split="test"),
-        augment=Augment(family="S", scale=(480, 360), ratio=(0.75, 1.5), crop=(224, 320)),
-        loss=_LOSS,
-        optim=Optim(lr=1.5e-3, weight_decay=0.01),
-        schedule=Schedule(iterations=1500, family="S", warmup=100, warmup_ratio=1e-2),
-        evaluate=Evaluate(family="S", scale=(480, 360)),
-        run=Run(log_interval=50, eval_interval=500, save_interval=500),
-        published=Published(note="11 classes, from scratch"),
     ),
 }
 

@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 
 from segcore.errors import check
 from segcore.paper import Later, paper_of_package
-from segcore.recipe import Augment, Data, Evaluate, Model, Optim, Published, Recipe, Run, Schedule
-from segcore.recipe.protocols import ADE20K_480, PASCAL_CONTEXT_60, Fragment
+from segcore.recipe import Model, Optim, Published, Recipe, Run, Schedule
+from segcore.recipe.protocols import ADE20K_480, CAMVID, PASCAL_CONTEXT_60, TOY, Fragment
 
 STRIDE = 8
 """Image pixels per query along each axis: three convolutions of stride 2 make the queries."""
@@ -110,26 +110,20 @@ RECIPES: dict[str, Recipe] = {
     "deit-pascal-context-60": _published(
         PASCAL_CONTEXT_60, UNEPT_DEIT, Published(miou_ms=55.2, params=94.8, note=_NOTE.format("8.5"))
     ),
-    "toy": Recipe(
-        model=replace(_SMALL, window=192, resize_queries=True),
-        data=Data(dataset="toy", batch=8, workers=1, image_size=(192, 256), test_split="test"),
-        augment=Augment(scale=(256, 192), ratio=(0.75, 1.5), crop=(192, 192)),
-        optim=Optim(lr=2e-3, weight_decay=1e-2),
-        schedule=Schedule(iterations=750, warmup=20, warmup_ratio=1e-2),
-        evaluate=Evaluate(mode="slide", crop=(192, 192), stride=(64, 64), pad_window=True, scale=(256, 192)),
-        run=Run(log_interval=20, eval_interval=150, save_interval=300),
-        published=Published(note="generated scenes, from scratch; windows of 192 pixels"),
+    "toy": replace(TOY, note="generated scenes, from scratch; windows of 192 pixels")
+    .training(crop=(192, 192))
+    .slide(64, pad_window=True)
+    .from_scratch(
+        replace(_SMALL, window=192, resize_queries=True),
+        Optim(lr=2e-3),
+        iterations=750,
+        eval_interval=150,
+        save_interval=300,
     ),
-    "camvid": Recipe(
-        model=replace(_SMALL, width=128, window=224),
-        data=Data(dataset="camvid", batch=8, workers=1, test_split="test"),
-        augment=Augment(scale=(480, 360), ratio=(0.75, 1.5), crop=(224, 224)),
-        optim=Optim(lr=1e-3, weight_decay=1e-2),
-        schedule=Schedule(iterations=1200, warmup=100, warmup_ratio=1e-2),
-        evaluate=Evaluate(mode="slide", crop=(224, 224), stride=(136, 128), pad_window=True, scale=(480, 360)),
-        run=Run(log_interval=50, eval_interval=300, save_interval=300),
-        published=Published(note="11 classes, from scratch; windows of 224 pixels"),
-    ),
+    "camvid": replace(CAMVID, note="11 classes, from scratch; windows of 224 pixels")
+    .training(crop=(224, 224))
+    .slide((136, 128), pad_window=True)
+    .from_scratch(replace(_SMALL, width=128, window=224), Optim(lr=1e-3), iterations=1200, eval_interval=300),
 }
 
 PAPER = paper_of_package(
