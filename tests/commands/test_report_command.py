@@ -288,6 +288,22 @@ def test_the_command_writes_the_page_of_a_run_beside_it(tmp_path: Path, capsys: 
     assert str(tmp_path / "report.html") in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("section", "values", "sentence"),
+    [
+        ("published", {"miou": "abc"}, r"recipe\.json: published: miou: expected float \| null, got str"),
+        ("data", {"batch": 0}, r"recipe\.json: data: --data\.batch must be at least 1"),
+    ],
+)
+def test_a_damaged_recipe_is_no_page(tmp_path: Path, section: str, values: dict[str, object], sentence: str) -> None:
+    _write_run(tmp_path)
+    document = json.loads((tmp_path / "recipe.json").read_text())
+    document["recipe"][section].update(values)
+    (tmp_path / "recipe.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=sentence):
+        collect(tmp_path)
+
+
 def test_a_folder_without_a_run_is_explained(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"recipe\.json.*work directory"):
         collect(tmp_path)

@@ -15,7 +15,9 @@ import numpy as np
 
 from segcore.errors import InputError
 from segcore.paper import installed_papers
-from segcore.recipe import Published
+from segcore.recipe import Data, Published
+from segcore.recipe.file import FILE_NAME, read_recipe_file
+from segcore.recipe.plain import from_plain
 from segcore.weights.files import CheckpointMeta, LoadedCheckpoint, read_checkpoint
 
 GALLERY = "gallery"
@@ -99,7 +101,7 @@ def collect(work_dir: str | Path) -> RunReport:
         InputError: if it holds no run, or no finished one.
     """
     folder = Path(work_dir)
-    document = _read_json(folder / "recipe.json", "a work directory of <paper>-train is expected")
+    document = read_recipe_file(folder / FILE_NAME)
     lines = read_log(folder / "log.jsonl")
     weights = find_weights(folder)
     loaded = read_checkpoint(weights)
@@ -107,31 +109,31 @@ def collect(work_dir: str | Path) -> RunReport:
     if meta is None:
         raise InputError(f"{weights} does not say its recipe; a file written by <paper>-train is expected")
     single, multi = _newest_test(folder, "single"), _newest_test(folder, "multi")
-    recipe = document["recipe"]
-    data = recipe["data"]
+    recipe = document.recipe
+    data = from_plain(Data, recipe.get("data"), f"{folder / FILE_NAME}: data")
     return RunReport(
-        title=_title(document["paper"]),
-        paper=document["paper"],
-        recipe_name=document["name"],
-        dataset=f"{data['dataset']} ({data['test_split' if single or multi else 'val_split']})",
+        title=_title(document.paper),
+        paper=document.paper,
+        recipe_name=document.name,
+        dataset=f"{data.dataset} ({data.test_split if single or multi else data.val_split})",
         date=_date(lines),
-        versions=document["versions"],
+        versions=document.versions,
         class_names=meta.classes,
         palette=np.asarray(meta.palette, np.uint8),
         scores=single.get("metric", {}) if single else _last_scores(lines, meta),
-        scores_from="single scale" if single else f"last validation ({data['val_split']})",
+        scores_from="single scale" if single else f"last validation ({data.val_split})",
         scores_ms=multi.get("metric", {}),
-        published=Published(**recipe["published"]),
+        published=from_plain(Published, recipe.get("published"), f"{folder / FILE_NAME}: published"),
         iterations=max((line["iteration"] for line in lines), default=meta.iteration),
         num_images=single.get("images", 0),
         parameters=sum(t.numel() for name, t in loaded.tensors.items() if not name.endswith(_STATISTICS)),
-        seconds=_training_seconds(lines, data["batch"]),
+        seconds=_training_seconds(lines, data.batch),
         losses=(Series("loss", _points(lines, "train", "loss")),),
         mious=(Series("mIoU", _points(lines, "val", "mIoU")),),
         rates=(Series("learning rate", _points(lines, "train", "lr")),),
         gallery=read_gallery(folder / GALLERY),
         recipe=json.dumps(recipe, indent=1),
-        sections=_sections(document["paper"], loaded),
+        sections=_sections(document.paper, loaded),
     )
 
 
@@ -162,7 +164,7 @@ def _read_json(path: Path, hint: str) -> dict[str, Any]:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"there is no {path}; {hint}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable as JSON: {error}; {hint}") from error
 
 

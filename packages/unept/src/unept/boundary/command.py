@@ -15,7 +15,8 @@ import tyro
 from segcore.commands.datasets import ROOT
 from segcore.commands.parsing import parse_options
 from segcore.commands.running import command
-from segcore.errors import InputError, check
+from segcore.errors import InputError
+from segcore.recipe.ranges import NOT_NEGATIVE, check_ranges
 
 if TYPE_CHECKING:
     from segcore.data.base import FileDataset
@@ -42,13 +43,13 @@ class OffsetOptions:
     """Folder of the data set."""
     split: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Split to write, may be given several times; without it, train and val. Only train is trained on."""
-    processes: int = 0
+    processes: Annotated[int, NOT_NEGATIVE] = 0
     """Worker processes; 0 takes all cores."""
     force: bool = False
     """Write over files that exist."""
 
     def __post_init__(self) -> None:
-        check(self.processes >= 0, f"--processes must not be negative, got {self.processes}")
+        check_ranges(self)
 
 
 def _run(words: list[str]) -> int:
