@@ -25,7 +25,7 @@ IGNORE = 255
 @contextmanager
 def plain_attention() -> Iterator[None]:
     """Let every deformable attention in the block run the plain form: grid_sample on all heads, queries and points."""
-    with patch("segcore.layers.deform_attn.layer.deform_attn", partial(deform_attn, backend="plain")):
+    with patch("segcore.layers.deform_attn.layer.deform_attn", partial(deform_attn, backend="reference")):
         yield
 
 

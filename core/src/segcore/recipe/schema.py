@@ -87,9 +87,10 @@ class Augment:
     family: Literal["M", "S"] = "M"
     """M: mmsegmentation's rules. S: MemoryNet's (crop fallback, centered padding, hue direction)."""
     scale: Annotated[tuple[int, int], AT_LEAST_1] = (2048, 512)
-    """The two bounds of the resized image before the random ratio, pixels, in any order (long and short side)."""
+    """The two bounds of the resized image before the random ratio, pixels, in any order (long and short side); with
+    keep_ratio off (width, height), as the field writes it, where all other sizes are (height, width)."""
     keep_ratio: bool = True
-    """Keep the aspect ratio; off resizes to exactly `scale` as (width, height)."""
+    """Keep the aspect ratio; off resizes to exactly `scale`."""
     ratio: Annotated[tuple[float, float], POSITIVE] = (0.5, 2.0)
     """Range of the random factor on `scale`."""
     crop: Annotated[tuple[int, int], AT_LEAST_1] = (512, 512)
@@ -218,9 +219,9 @@ class Evaluate:
     pad_window: bool = False
     """slide: zero-pad windows smaller than the crop (UN-EPT)."""
     scale: Annotated[tuple[int, int], AT_LEAST_1] = (2048, 512)
-    """The two bounds of the resized test image, pixels, in any order."""
+    """The two bounds of the resized test image, pixels, in any order; with keep_ratio off (width, height)."""
     keep_ratio: bool = True
-    """Keep the aspect ratio; off resizes to exactly `scale` as (width, height)."""
+    """Keep the aspect ratio; off resizes to exactly `scale`."""
     ratios: Annotated[tuple[float, ...], POSITIVE] = (1.0,)
     """Factors on `scale` whose predictions are averaged."""
     flip: bool = False

@@ -79,18 +79,18 @@ def write_offsets(options: OffsetOptions, split: str) -> Counts:
     form = FileFormat("MATLAB file", encode_offsets, is_whole_matlab)
     jobs: list[Job] = []
     for index, item in enumerate(_labels(name, root, split).items):
-        target = None if item.label is None else offset_file(item.label)
-        if target is None:
+        path = None if item.label is None else offset_file(item.label)
+        if path is None:
             raise InputError(f"{name}, {item.image}: expected its label below a folder annotations or label, got none")
-        jobs.append(Job(target, maps_of_label, (name, root, split, index), form))
+        jobs.append(Job(path, maps_of_label, (name, root, split, index), form))
     return run_jobs(jobs, f"{name}, {split}", processes=options.processes, force=options.force)
 
 
 @cache
 def _labels(name: str, root: Path, split: str) -> FileDataset:
-    from segcore.data import published_kind
+    from segcore.data import dataset_class
 
-    return published_kind(name)(root, split, check_files=False)
+    return dataset_class(name)(root, split, check_files=False)
 
 
 def maps_of_label(name: str, root: Path, split: str, index: int) -> BoundaryMaps:
