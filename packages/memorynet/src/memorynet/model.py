@@ -15,7 +15,7 @@ from memorynet.head import FirstHead, MemoryHead
 from memorynet.levels import ConcatenatedLevels, LastLevel, NormalizedLevels
 from memorynet.memory import MemorySettings
 from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
-from segcore.backbones import Backbone, check_name, create_backbone, plain
+from segcore.backbones import Backbone, check_name, create_backbone, simple_pyramid
 from segcore.data.labels import IGNORE
 from segcore.errors import InputError, check
 from segcore.layers.fcn_head import FCNHead
@@ -181,7 +181,7 @@ class MemoryNet(MemorySegmentor):
 def _backbone(options: MemoryNetModel) -> Backbone:
     check_name(options.backbone)
     changes: dict[str, Any] = {"output_stride": options.output_stride}
-    is_transformer = timm.models.is_model_in_modules(options.backbone, plain.MODULES)
+    is_transformer = timm.models.is_model_in_modules(options.backbone, simple_pyramid.MODULES)
     if (options.transformer_layers or options.image_size) and not is_transformer:
         raise InputError(
             f"--model.backbone {options.backbone} is no plain transformer, which --model.transformer-layers and "

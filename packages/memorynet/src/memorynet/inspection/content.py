@@ -124,7 +124,7 @@ def _updates(counts: Tensor | None) -> np.ndarray | None:
 
 
 def _asked_names(classes: str) -> Sequence[str]:
-    from segcore.data import dataset_classes, published_datasets
+    from segcore.data import dataset_classes, fixed_datasets
     from segcore.data.folder import read_classes
     from segcore.recipe import Data
 
@@ -132,7 +132,7 @@ def _asked_names(classes: str) -> Sequence[str]:
         return ()
     if Path(classes).is_file():
         return read_classes(Path(classes)).names
-    known = ("toy", *published_datasets())
+    known = ("toy", *fixed_datasets())
     check(
         classes in known,
         f"--classes must name a file of class names or one of {', '.join(known)}, got {classes}",

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from segcore.images.region import Box
-from segcore.images.target_maps import LabeledSample, LabelMaps, WholeMaps
+from segcore.images.target_maps import LabeledSample, TargetMaps, WholeMaps
 from segcore.recipe import Recipe
-from unept.boundary import boundary_maps
-from unept.boundary_files import offset_file, read_offsets
-from unept.options import UNEPTModel
+from unept.boundary.files import offset_file, read_offsets
+from unept.boundary.maps import boundary_maps
+from unept.recipes import UNEPTModel
 
 DISTANCE, ANGLE = "boundary_distance", "boundary_angle"  # fields of segmentor.Target
 PADDING = 255
@@ -28,7 +28,7 @@ class BoundarySource:
 
     mirror_angles: bool = False
 
-    def __call__(self, sample: LabeledSample) -> LabelMaps:
+    def __call__(self, sample: LabeledSample) -> TargetMaps:
         path = offset_file(sample.label_file) if sample.label_file else None
         if path is None or not path.is_file():
             return BoundaryTargets(sample.label, self.mirror_angles)
@@ -36,7 +36,7 @@ class BoundarySource:
         return BoundaryTargets(sample.label, self.mirror_angles, WholeMaps(_named(*read_offsets(path, size))))
 
 
-class BoundaryTargets(LabelMaps):
+class BoundaryTargets(TargetMaps):
     """The maps of one sample.
 
     Args:

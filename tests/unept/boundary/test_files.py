@@ -24,11 +24,11 @@ from segcore.images.transforms import TrainTransform
 from segcore.recipe import Augment
 from segcore.segmentor import Target
 from segcore.training.batches import BatchPlan, StepSampler, TrainSet, train_loader
-from tests.unept.test_boundary import regions
-from unept.boundary import boundary_maps
-from unept.boundary_files import encode_offsets, offset_file, read_offsets
-from unept.boundary_source import ANGLE, DISTANCE, BoundarySource
-from unept.dt_offset import main
+from tests.unept.boundary.test_maps import regions
+from unept.boundary.command import main
+from unept.boundary.files import encode_offsets, offset_file, read_offsets
+from unept.boundary.maps import boundary_maps
+from unept.boundary.source import ANGLE, DISTANCE, BoundarySource
 
 SIZE = (60, 80)
 LAYOUTS = {
@@ -197,7 +197,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(tmp_path: Path) -> No
     build(tmp_path, "pascal_context_60", count=200)
     folder = tmp_path / "train/dt_offset"
     words = ["pascal_context_60", "--root", str(tmp_path), "--split", "train", "--processes"]
-    command = [sys.executable, "-m", "unept.dt_offset", *words, "1"]
+    command = [sys.executable, "-m", "unept.boundary.command", *words, "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
         while run.poll() is None and len(list(folder.glob("*.mat"))) < 3:
             time.sleep(0.002)

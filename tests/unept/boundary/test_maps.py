@@ -12,10 +12,10 @@ from scipy.ndimage import distance_transform_edt
 
 from segcore.images.region import Box
 from segcore.images.target_maps import LabeledSample
-from unept import boundary
-from unept.boundary import BoundaryMaps, boundary_maps
-from unept.boundary_source import ANGLE, DISTANCE, BoundarySource
-from unept.losses import direction_bins
+from unept.boundary import maps as boundary
+from unept.boundary.maps import BoundaryMaps, boundary_maps
+from unept.boundary.source import ANGLE, DISTANCE, BoundarySource
+from unept.model import direction_bins
 
 LEFT, UP, RIGHT, DOWN = 0, 2, 4, 6
 """Direction bins."""

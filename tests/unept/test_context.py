@@ -9,9 +9,15 @@ import torch
 from torch import nn
 
 from segcore.layers.deform_attn.points import reference_grid
-from tests.unept.networks import random_image
-from unept.ops import LEVELS, Pyramid, PyramidAttention, QuerySelfAttention
-from unept.positions import level_positions, reference_points, sine_positions
+from tests.unept.networks import random_image, small_options
+from unept.context import (
+    Pyramid,
+    PyramidAttention,
+    QuerySelfAttention,
+    level_positions,
+    reference_points,
+    sine_positions,
+)
 
 WIDTH, HEADS = 16, 4
 SIZES = ((3, 4), (2, 2), (1, 1))
@@ -21,7 +27,7 @@ ROWS = sum(height * width for height, width in SIZES)
 def _pair(kind: str) -> tuple[QuerySelfAttention, nn.MultiheadAttention]:
     """Return ours and torch's attention with the same weights, without dropout."""
     torch.manual_seed(0)
-    ours = QuerySelfAttention(WIDTH, HEADS, 0.0, kind)  # pyright: ignore[reportArgumentType]
+    ours = QuerySelfAttention(small_options(width=WIDTH, heads=HEADS, dropout=0.0, self_attention=kind))
     theirs = nn.MultiheadAttention(WIDTH, HEADS)
     with torch.no_grad():
         for parameter in ours.parameters():
@@ -65,11 +71,11 @@ def test_the_value_form_gives_a_gradient_to_the_whole_projection() -> None:
 
 def test_attention_to_the_pyramid_is_the_shared_layer_at_the_centers_of_the_queries() -> None:
     torch.manual_seed(0)
-    attention = PyramidAttention(WIDTH, HEADS, 2)
+    attention = PyramidAttention(small_options(width=WIDTH, heads=HEADS, levels=len(SIZES)))
     query, tokens = random_image(2, 20, WIDTH), random_image(2, ROWS, WIDTH, seed=1)
     expected = attention.deform(query, reference_grid([(4, 5)]), tokens, SIZES)
     torch.testing.assert_close(attention(query, ((4, 5),), Pyramid(tokens, SIZES)), expected, rtol=0, atol=0)
-    assert attention.deform.levels == LEVELS
+    assert attention.deform.levels == len(SIZES)
 
 
 def test_sine_positions_count_from_one_and_alternate_sine_and_cosine() -> None:
@@ -89,8 +95,8 @@ def test_sine_positions_count_from_one_and_alternate_sine_and_cosine() -> None:
 def test_positions_first_computed_in_a_test_serve_training_too() -> None:
     device = torch.device("cpu")
     with torch.inference_mode():
-        first = level_positions(SIZES, 12, device), reference_points(SIZES, device)
-    second = level_positions(SIZES, 12, device), reference_points(SIZES, device)
+        first = level_positions(SIZES, 12, device), reference_points(SIZES, device=device)
+    second = level_positions(SIZES, 12, device), reference_points(SIZES, device=device)
     for one, other in zip(first, second, strict=True):
         assert one is other  # kept
         assert not one.is_inference()

@@ -32,7 +32,7 @@ def _rescale(channels: int, power: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-class PlainBackbone(Backbone):
+class SimplePyramid(Backbone):
     """Four layers of a plain transformer at strides 4, 8, 16 and 32.
 
     With patches whose size is no power of two (14 pixels), the maps are resized to exactly these strides.

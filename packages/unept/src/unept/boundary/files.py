@@ -18,7 +18,7 @@ from scipy.io import savemat
 
 from segcore.data.matlab import read_matlab_arrays
 from segcore.data.read import DataFileError
-from unept.boundary import DEGREES_PER_STEP, BoundaryMaps
+from unept.boundary.maps import DEGREES_PER_STEP, BoundaryMaps
 
 FOLDER = "dt_offset"
 _LABEL_FOLDERS = ("annotations", "label", "SegmentationClassContext", "masks")

@@ -15,8 +15,7 @@ from tests.parity.case_files import DEFAULT_DIRECTORY
 from tests.unept.networks import random_image, small_network, small_options
 from unept.model import UNEPT
 from unept.names import infer_model, name_map
-from unept.options import UNEPT_DEIT, UNEPT_R50, UNEPTModel
-from unept.recipes import PAPER, RECIPES
+from unept.recipes import PAPER, RECIPES, UNEPT_DEIT, UNEPT_R50, UNEPTModel
 
 
 def _shapes(model: UNEPT) -> dict[str, tuple[int, ...]]:

@@ -11,13 +11,13 @@ from segcore.errors import InputError
 SIZE = (24, 32)
 
 
-def convert_or_fail(path: str, fails: bool) -> np.ndarray:
+def relabel_or_fail(path: str, fails: bool) -> np.ndarray:
     """Return a map of fives, or fail as an unusable source does."""
     if fails:
         raise InputError(f"{path} is unusable")
     return np.full(SIZE, 5, np.uint8)
 
 
-def convert_and_die() -> np.ndarray:
+def relabel_and_die() -> np.ndarray:
     """End the process at once, as the system does when memory runs out."""
     os._exit(9)
