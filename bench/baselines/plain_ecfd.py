@@ -59,7 +59,7 @@ def _attend(layer: DeformableAttention, query: Tensor, reference: Tensor, value:
     weights = layer.attention_weights(query).view(*shape[:3], -1).softmax(-1).view(shape)
     extent = torch.tensor([(width, height) for height, width in sizes], dtype=query.dtype, device=query.device)
     locations = reference[:, :, None, :, None] + offsets / extent[:, None]
-    return layer.output_proj(deform_attn(values, sizes, locations, weights, backend="plain"))
+    return layer.output_proj(deform_attn(values, sizes, locations, weights, backend="reference"))
 
 
 def _mlp(mlp: TokenMLP, tokens: Tensor, sizes: Sizes) -> Tensor:

@@ -8,16 +8,16 @@ from typing import Any, Literal, NamedTuple
 import timm
 import timm.models
 
-from segcore.backbones import convnext, efficientformer_v2, hrnet, plain, resnest, swin
+from segcore.backbones import convnext, efficientformer_v2, hrnet, resnest, simple_pyramid, swin
 from segcore.backbones.base import Backbone
 from segcore.backbones.convnext import ConvNeXt
 from segcore.backbones.efficientformer_v2 import EfficientFormerV2
 from segcore.backbones.hierarchical import HierarchicalBackbone
 from segcore.backbones.hrnet import HRNet
 from segcore.backbones.norms import set_norm_policy
-from segcore.backbones.plain import PlainBackbone
 from segcore.backbones.pretrained import check_timm_name
 from segcore.backbones.resnest import ResNeSt
+from segcore.backbones.simple_pyramid import SimplePyramid
 from segcore.backbones.swin import Swin
 from segcore.backbones.vit_levels import TransformerLevels
 from segcore.errors import InputError
@@ -53,8 +53,8 @@ _FAMILIES = (
     _Family(HRNet, files=hrnet.MODULES),
     _Family(Swin, files=swin.MODULES),
     _Family(ConvNeXt, files=convnext.MODULES),
-    _Family(TransformerLevels, files=plain.MODULES, option="layers"),
-    _Family(PlainBackbone, files=plain.MODULES),
+    _Family(TransformerLevels, files=simple_pyramid.MODULES, option="layers"),
+    _Family(SimplePyramid, files=simple_pyramid.MODULES),
     _Family(ResNeSt, files=resnest.MODULES),
 )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
+
+from segcore.layers.conv import Activation, ConvNormAct
 
 
 class FCNHead(nn.Module):
@@ -39,7 +39,7 @@ class FCNHead(nn.Module):
         num_convs: int = 1,
         dropout: float = 0.1,
         upsample: int = 1,
-        activation: Literal["ReLU", "LeakyReLU"] = "ReLU",
+        activation: Activation = "ReLU",
     ) -> None:
         super().__init__()
         if num_convs < 1:
@@ -49,8 +49,7 @@ class FCNHead(nn.Module):
         self.upsample = upsample
         widths = [in_channels] + [channels] * num_convs
         self.convs = nn.ModuleList(
-            ConvModule(widths[i], widths[i + 1], 3, padding=1, norm_cfg={"type": "BN"}, act_cfg={"type": activation})
-            for i in range(num_convs)
+            ConvNormAct(widths[i], widths[i + 1], 3, activation=activation) for i in range(num_convs)
         )
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)

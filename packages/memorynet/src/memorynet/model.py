@@ -36,7 +36,7 @@ from memorynet.context import (
 )
 from memorynet.memory import Memory, MemoryRead
 from memorynet.recipes import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel, MemorySettings
-from segcore.backbones import Backbone, check_name, create_backbone, plain
+from segcore.backbones import Backbone, check_name, create_backbone, simple_pyramid
 from segcore.data.labels import IGNORE
 from segcore.errors import InputError, check
 from segcore.losses import SegmentationLoss, at_least_float32
@@ -294,7 +294,7 @@ def _backbone(options: MemoryNetModel) -> Backbone:
     """Return the backbone with what the options change in it, refused where it does not fit them."""
     check_name(options.backbone)
     changes: dict[str, Any] = {"output_stride": options.output_stride}
-    is_transformer = timm.models.is_model_in_modules(options.backbone, plain.MODULES)
+    is_transformer = timm.models.is_model_in_modules(options.backbone, simple_pyramid.MODULES)
     if (options.transformer_layers or options.image_size) and not is_transformer:
         raise InputError(
             f"--model.backbone {options.backbone} is no plain transformer, which --model.transformer-layers and "
