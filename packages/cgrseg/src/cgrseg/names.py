@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cgrseg.options import CGRSegModel
+from cgrseg.recipes import CGRSegModel
 from segcore.backbones.efficientformer_v2 import EfficientFormerV2
 from segcore.backbones.efficientformer_v2_weights import REFERENCE_DROPPED, REFERENCE_RENAMES
 from segcore.errors import InputError
