@@ -76,12 +76,16 @@ class Segmentor(nn.Module, ABC):
         """Return the scalars of a training step: names containing "loss" are summed, the others only logged."""
 
 
-def size_of(x: Tensor) -> tuple[int, int]:
+Size = tuple[int, int]
+"""Height and width, pixels of the image or map."""
+
+
+def size_of(x: Tensor) -> Size:
     """Return the height and width of images or maps (..., h, w)."""
     return x.shape[-2], x.shape[-1]
 
 
-def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
+def resize(x: Tensor, size: Size, *, align_corners: bool = False) -> Tensor:
     """Resize (B, C, h, w) bilinearly (docs/protocol 3.5); returns the input where the size is the same."""
     if size_of(x) == size:
         return x

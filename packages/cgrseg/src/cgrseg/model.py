@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cgrseg.recipes import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
 from segcore.backbones import backbone_of
+from segcore.layers.fcn_head import pixel_classifier
 from segcore.layers.fuse import fold_into_next, fold_into_previous
 from segcore.layers.precision import full_precision
 from segcore.losses import SegmentationLoss
@@ -223,13 +224,11 @@ class CGRSegHead(nn.Module):
         self.prototypes = ClassPrototypes()
         self.guidance = PrototypeGuidance(width)
         self.dropout = nn.Dropout2d(options.dropout)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.classifier = pixel_classifier(width, num_classes)
         self._initialize()
 
     def _initialize(self) -> None:
-        """Initialize what differs from PyTorch's defaults and mmcv's (cgrseg/PAPER 3.5)."""
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)  # pyright: ignore[reportArgumentType]
+        """Initialize what differs from PyTorch's defaults, mmcv's and mmsegmentation's (cgrseg/PAPER 3.5)."""
         nn.init.kaiming_normal_(self.guidance.class_weight.weight, mode="fan_in", nonlinearity="relu")
         nn.init.zeros_(self.guidance.class_weight.bias)  # pyright: ignore[reportArgumentType]
         nn.init.zeros_(self.guidance.expand.weight)  # the gate starts at 0.5

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from ecfd.heads import ECFDFPNHead
-from ecfd.options import HEADS_BY_WIDTH, TWO_STREAMS, ECFDModel, Head
+from ecfd.model import ECFDFPNHead
+from ecfd.recipes import TWO_STREAMS, ECFDModel, Head
 from segcore.backbones import convnext, resnet_names, swin_names
 from segcore.backbones.convnext import ConvNeXt
 from segcore.backbones.swin import Swin
@@ -73,6 +73,8 @@ _CONVNEXTS = {
     (192, 27): "convnext_large",
     (256, 27): "convnext_xlarge",
 }
+_HEADS_BY_WIDTH = {192: 6, 384: 6, 768: 12, 1024: 16}
+"""Attention heads of the four sizes, by E: tensor shapes do not tell them."""
 _BLOCKS = "decode_head.blocks."
 _GRIDS = ((128, 256), (120, 120))
 """Position grids of the published crops, 512x1024 and 480x480."""
@@ -165,7 +167,7 @@ def _with_blocks(options: ECFDModel, shapes: Shapes) -> ECFDModel:
 
 def _heads_of(options: ECFDModel, width: int) -> int:
     """Return the attention heads, which shapes do not tell: the options' own at their width, or the published."""
-    return options.heads if options.embed_dim == width else HEADS_BY_WIDTH.get(width, options.heads)
+    return options.heads if options.embed_dim == width else _HEADS_BY_WIDTH.get(width, options.heads)
 
 
 def _depth_of(shapes: Shapes) -> int:
