@@ -23,7 +23,7 @@ from cgrseg.model import (
     RectangularModule,
 )
 from cgrseg.recipes import CGRSegModel
-from segcore.backbones.norms import synchronized_norms
+from segcore.distributed import synchronized_norms
 from segcore.errors import InputError
 from segcore.layers.fuse import fuse_norms
 from segcore.segmentor import StepInfo, Target

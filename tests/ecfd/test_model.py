@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ecfd.fusion import SingleStreamFusion
 from ecfd.model import CICM, ECFD, RCE, SICM
 from ecfd.recipes import BASE, LARGE, SMALL, TINY, ECFDModel, Head
-from segcore.backbones.norms import synchronized_norms
+from segcore.distributed import synchronized_norms
 from segcore.errors import InputError
 from segcore.segmentor import StepInfo, Target
 from tests.ecfd.networks import VARIANTS, feature_maps, options, small_head, small_network

@@ -1,4 +1,4 @@
-"""Boundary maps against those of the published generator and loader (unept/PAPER 8 and 9).
+"""Boundary maps against those of the published generator and loader (unept/PAPER 8).
 
 Cases are told by what the files hold: arrays NAME/label with NAME/depth are ground truth of a label, NAME/raw with
 NAME/config follow a label through the training transform; a .mat file with `depth` holds one of the former.

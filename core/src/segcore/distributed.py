@@ -211,6 +211,14 @@ def synchronize_norms(model: nn.Module) -> nn.Module:
     return convert_norms(model)
 
 
+def synchronized_norms(module: nn.Module) -> set[nn.Module]:
+    """Return the batch norms that share their statistics when training runs on several GPUs."""
+    if not getattr(module, "synchronized_norm", True):
+        return set()
+    found = {norm for child in module.children() for norm in synchronized_norms(child)}
+    return found | {module} if isinstance(module, _BatchNorm) else found
+
+
 def convert_norms(model: nn.Module) -> nn.Module:
     """Replace batch norms by synchronized ones with the same tensors, except where a module forbids it."""
     if not getattr(model, "synchronized_norm", True):

@@ -16,14 +16,14 @@ from segcore.backbones.hierarchical import HierarchicalBackbone
 from segcore.backbones.hrnet import HRNet
 from segcore.backbones.norms import set_norm_policy
 from segcore.backbones.plain import PlainBackbone
-from segcore.backbones.pretrained import check_name
+from segcore.backbones.pretrained import check_timm_name
 from segcore.backbones.resnest import ResNeSt
 from segcore.backbones.swin import Swin
 from segcore.backbones.vit_levels import TransformerLevels
 from segcore.errors import InputError, check
 from segcore.recipe import Model
 
-__all__ = ["Backbone", "backbone_of", "create_backbone"]
+__all__ = ["Backbone", "backbone_of", "check_name", "create_backbone"]
 
 
 class _Family(NamedTuple):
@@ -32,7 +32,7 @@ class _Family(NamedTuple):
     Attributes:
         build: the class; called with name, pretrained, weights and the caller's changes.
         files: timm's files that define these models.
-        names: timm's names of these models, without weights tag, where not a whole file is meant.
+        names: of these models, without weights tag, where not a whole file is meant: timm's or our own.
         option: a change that only this class knows; without it another class builds the same names.
     """
 
@@ -47,7 +47,8 @@ class _Family(NamedTuple):
         return name.split(".")[0] in self.names or timm.models.is_model_in_modules(name, self.files)
 
 
-# The first that fits builds; any other model of timm gives its own pyramid.
+# The first that fits builds; any other model of timm gives its own pyramid. A new backbone is a file in this folder and
+# a line here: docs/add_a_backbone.md.
 _FAMILIES = (
     _Family(EfficientFormerV2, names=efficientformer_v2.VARIANTS),
     _Family(HRNet, files=hrnet.MODULES),
@@ -64,6 +65,13 @@ _DILATED = (
 )
 """timm's files whose models take an output stride."""
 _OUTPUT_STRIDE = 32  # of all others
+
+
+def check_name(name: str) -> None:
+    """Raise an `InputError` with close matches if there is no backbone `name` (NAME or NAME.WEIGHTS_TAG)."""
+    own = [known for family in _FAMILIES for known in family.names]
+    if name.split(".")[0] not in own:
+        check_timm_name(name, own)
 
 
 def create_backbone(

@@ -28,7 +28,7 @@ _SEPARATED = -100.0  # added to the scores of tokens that only the cyclic shift 
 
 
 def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
-    """Return what keeps apart, in shifted windows, tokens that are no neighbors in the map (ecfd/PAPER 2, iv).
+    """Return what keeps apart, in shifted windows, tokens that are no neighbors in the map (ecfd/PAPER 2.2, iv).
 
     Args:
         height, width: size of the PADDED map, multiples of `window`.

@@ -14,7 +14,8 @@ import tyro
 from segcore.commands.datasets import ROOT
 from segcore.commands.parsing import parse_options
 from segcore.data import DATASETS
-from segcore.errors import InputError, check
+from segcore.errors import InputError
+from segcore.recipe.ranges import NOT_NEGATIVE, check_ranges
 
 if TYPE_CHECKING:
     from segcore.data.prepare.runner import Counts
@@ -45,13 +46,13 @@ class PrepareOptions:
     """Folder of the data set."""
     source: Path | None = None
     """Pascal Context: the annotation file or its folder; without it, looked for in ROOT."""
-    processes: int = 0
+    processes: Annotated[int, NOT_NEGATIVE] = 0
     """Worker processes; 0 takes all cores."""
     force: bool = False
     """Write over converted files that exist."""
 
     def __post_init__(self) -> None:
-        check(self.processes >= 0, f"--processes must not be negative, got {self.processes}")
+        check_ranges(self)
 
 
 def main(words: list[str]) -> int:

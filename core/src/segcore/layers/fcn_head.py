@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
+
+from segcore.layers.conv import Activation, ConvNormAct
 
 
 def pixel_classifier(channels: int, num_classes: int) -> nn.Conv2d:
@@ -47,7 +47,7 @@ class FCNHead(nn.Module):
         num_convs: int = 1,
         dropout: float = 0.1,
         upsample: int = 1,
-        activation: Literal["ReLU", "LeakyReLU"] = "ReLU",
+        activation: Activation = "ReLU",
     ) -> None:
         super().__init__()
         if num_convs < 1:
@@ -57,8 +57,7 @@ class FCNHead(nn.Module):
         self.upsample = upsample
         widths = [in_channels] + [channels] * num_convs
         self.convs = nn.ModuleList(
-            ConvModule(widths[i], widths[i + 1], 3, padding=1, norm_cfg={"type": "BN"}, act_cfg={"type": activation})
-            for i in range(num_convs)
+            ConvNormAct(widths[i], widths[i + 1], 3, activation=activation) for i in range(num_convs)
         )
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = pixel_classifier(channels, num_classes)

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from cgrseg.recipes import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
 from segcore.backbones import backbone_of
+from segcore.layers.conv import ConvNormAct
 from segcore.layers.fcn_head import pixel_classifier
 from segcore.layers.fuse import fold_into_next, fold_into_previous
 from segcore.layers.precision import full_precision
@@ -84,7 +84,7 @@ class RectangularAttention(nn.Module):
 class RectangularModule(nn.Module):
     """Rectangular self-calibration module (RCM, paper section 3.2): RCA, norm and MLP on a scaled residual branch.
 
-    Its norms are plain in the published models where all others are synchronized (cgrseg/PAPER 7.1, 8).
+    Its norms are plain in the published models where all others are synchronized (cgrseg/PAPER 7.1, row 8).
 
     Shapes:
         (B, C, h, w) -> (B, C, h, w)
@@ -155,8 +155,8 @@ class Fuse(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.local = ConvModule(channels, width, 1, norm_cfg={"type": "BN"}, act_cfg=None)
-        self.gate = ConvModule(channels, width, 1, norm_cfg={"type": "BN"}, act_cfg=None)
+        self.local = ConvNormAct(channels, width, 1, activation="none")
+        self.gate = ConvNormAct(channels, width, 1, activation="none")
         self.act = nn.ReLU6()
 
     def forward(self, local: Tensor, context: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ class CGRSegHead(nn.Module):
         self.levels = nn.ModuleList(RectangularModule(c, options) for c in channels)
         self.fuse = nn.ModuleList(Fuse(c, width) for c in channels)
         self.level_convs = nn.ModuleList(LevelConv(width, c, 1) for c in channels[:-1])
-        self.prior = ConvModule(width, width, 1, groups=width, norm_cfg={"type": "BN"})
+        self.prior = ConvNormAct(width, width, 1, groups=width)
         self.prototypes = ClassPrototypes()
         self.guidance = PrototypeGuidance(width)
         self.dropout = nn.Dropout2d(options.dropout)
@@ -228,7 +228,7 @@ class CGRSegHead(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Initialize what differs from PyTorch's defaults, mmcv's and mmsegmentation's (cgrseg/PAPER 3.5)."""
+        """Initialize what differs from the defaults of its parts (cgrseg/PAPER 3.5)."""
         nn.init.kaiming_normal_(self.guidance.class_weight.weight, mode="fan_in", nonlinearity="relu")
         nn.init.zeros_(self.guidance.class_weight.bias)  # pyright: ignore[reportArgumentType]
         nn.init.zeros_(self.guidance.expand.weight)  # the gate starts at 0.5

@@ -1,33 +1,34 @@
 """CGRSeg's options and variants, one recipe per row of its results tables (cgrseg/PAPER 5), two that run anywhere.
 
 cgrseg-train t-ade20k --run.data ADEChallengeData2016      expects 43.6 % mIoU on the validation images
-cgrseg-train toy                                           generated scenes, in under four minutes on two CPU cores
+cgrseg-train toy                                           generated scenes, in minutes on two CPU cores
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from segcore.errors import check
 from segcore.paper import paper_of_package
 from segcore.recipe import Model, Optim, Published, Recipe, Run, Schedule
 from segcore.recipe.protocols import ADE20K_512, CAMVID, COCO_STUFF_10K, PASCAL_CONTEXT_59, TOY, Fragment
+from segcore.recipe.ranges import AT_LEAST_1, BELOW_1
 
 
 @dataclass(frozen=True, kw_only=True)
 class CGRSegModel(Model):
     """CGRSeg on any backbone with at least three feature levels; the last three are used."""
 
-    width: int = 128
+    width: Annotated[int, AT_LEAST_1] = 128
     """Channels of the fused maps (E)."""
-    pyramid_modules: int = 5
+    pyramid_modules: Annotated[int, AT_LEAST_1] = 5
     """Rectangular modules of the pyramid context. B: 6 as released, 5 as in the published table."""
-    band: int = 11
+    band: Annotated[int, AT_LEAST_1] = 11
     """Length of the band convolutions, odd (L: 9)."""
-    dropout: float = 0.1
+    dropout: Annotated[float, BELOW_1] = 0.1
     """Probability that a channel is dropped before the classifier."""
-    drop_path: float = 0.0
+    drop_path: Annotated[float, BELOW_1] = 0.0
     """Drop-path rate of the backbone's last block (EfficientFormerV2-S2: 0.02, L: 0.1)."""
     position_tables: Literal["zero", "resampled"] = "zero"
     """EfficientFormerV2: start the position tables at zero (published), or stretch the ImageNet ones."""
@@ -35,11 +36,8 @@ class CGRSegModel(Model):
     """Synchronize the norms inside the rectangular modules, too (published: per GPU)."""
 
     def __post_init__(self) -> None:
-        check(self.width >= 1, f"--model.width must be positive, got {self.width}")
-        check(self.pyramid_modules >= 1, f"--model.pyramid-modules must be at least 1, got {self.pyramid_modules}")
-        check(self.band >= 1 and self.band % 2 == 1, f"--model.band must be odd and positive, got {self.band}")
-        check(0 <= self.dropout < 1, f"--model.dropout must be in [0, 1), got {self.dropout}")
-        check(0 <= self.drop_path < 1, f"--model.drop-path must be in [0, 1), got {self.drop_path}")
+        super().__post_init__()
+        check(self.band % 2 == 1, f"--model.band must be odd, got {self.band}")
 
 
 CGRSEG_S0 = CGRSegModel(backbone="efficientformerv2_s0")
@@ -70,7 +68,7 @@ _ADE20K = _base(ADE20K_512.testing(pad_divisor=32), 160_000)
 _COCO_STUFF_10K = _base(COCO_STUFF_10K.testing(pad_divisor=32), 80_000)
 _PASCAL_CONTEXT_59 = _base(PASCAL_CONTEXT_59.testing(resize_divisor=32), 80_000)
 _README = "project README; "
-_NO_CONFIG = "no config was released: schedule of arXiv 2405.06525"
+_NO_CONFIG = "no config was released: schedule of a later paper that shares authors, arXiv 2405.06525"
 _MS = f"{_NO_CONFIG}; multi-scale + flip, which of 59 or 60 classes is not stated"
 
 _B5 = replace(CGRSEG_B, pyramid_modules=5)
@@ -89,7 +87,10 @@ RECIPES: dict[str, Recipe] = {
         _ADE20K,
         CGRSEG_B,
         Published(
-            miou=45.5, params=19.1, gmacs=7.7, note="released config, 6 pyramid modules; figures of arXiv 2405.06525"
+            miou=45.5,
+            params=19.1,
+            gmacs=7.7,
+            note="released config, 6 pyramid modules; figures of a later paper that shares authors, arXiv 2405.06525",
         ),
     ),
     "b5-ade20k": _published(

@@ -1,4 +1,4 @@
-"""Published tensor names of IIWA (iiwa/PAPERs 2, 3 and 6), and what tensor shapes tell about a checkpoint.
+"""Published tensor names of IIWA (iiwa/PAPER 2, 3 and 6), and what tensor shapes tell about a checkpoint.
 
 Names of the backbone and inside every block are the released ones. The containers of neck and decoder were never
 released: `neck.trf{1,2,3}s` (a public predecessor's) and everything right under `decode_head` are ours.

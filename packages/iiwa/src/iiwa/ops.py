@@ -1,6 +1,6 @@
 """Window matching: which memory window each query window attends to; the operator `iiwa::match_windows`.
 
-The exact assignment of largest total similarity (iiwa/PAPER 3.5 and section 7): greedy or nearest windows change the
+The exact assignment of largest total similarity (iiwa/PAPER 3.5 and 7): greedy or nearest windows change the
 output of a block by a fifth and more. SciPy solves it on the CPU, a Triton kernel on CUDA without leaving the device.
 """
 

@@ -15,8 +15,7 @@ from memorynet.head import FirstHead, MemoryHead
 from memorynet.levels import ConcatenatedLevels, LastLevel, NormalizedLevels
 from memorynet.memory import MemorySettings
 from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
-from segcore.backbones import Backbone, create_backbone, plain
-from segcore.backbones.pretrained import check_name
+from segcore.backbones import Backbone, check_name, create_backbone, plain
 from segcore.data.labels import IGNORE
 from segcore.errors import InputError, check
 from segcore.layers.fcn_head import FCNHead

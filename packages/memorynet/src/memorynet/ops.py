@@ -83,7 +83,7 @@ def update_memory(
 
 
 def average_over_ranks(memory: Tensor) -> Tensor:
-    """Return the mean of all processes' memories: the published rule (memorynet/PAPER 4, pitfall P8).
+    """Return the mean of all processes' memories: the published rule (memorynet/PAPER 4.2, P8).
 
     A class that r of R processes saw thus moves with r / R of the momentum; one that r of them saw for the first time
     starts as r / R of its mean.

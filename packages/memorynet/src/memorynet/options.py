@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from segcore.errors import check
 from segcore.recipe import Model
+from segcore.recipe.ranges import AT_LEAST_1, BELOW_1, NOT_NEGATIVE, SHARE
 
 DILATIONS = (1, 12, 24, 36)
 """Of the published DeepLabV3 context; ViT on ADE20K has 1, 6, 12 and 18."""
@@ -30,37 +31,37 @@ class MemoryNetModel(Model):
     the finest size (HRNet). layers: normalized maps of one size (ViT), all but the last feed auxiliary heads."""
     output_stride: Literal[8, 16, 32] = 32
     """Largest stride of the maps of a ResNet or its relatives, the later ones dilated (published: 8)."""
-    transformer_layers: tuple[int, ...] = ()
+    transformer_layers: Annotated[tuple[int, ...], AT_LEAST_1] = ()
     """Layers of a plain transformer that give maps, from 1 (ViT-L: 10, 15, 20, 24)."""
-    image_size: int = 0
+    image_size: Annotated[int, NOT_NEGATIVE] = 0
     """Image side that a plain transformer's position table is for (published: 512); 0 leaves timm's."""
     reduction: bool = False
     """concatenated: halve the map before the head (HRNet on LIP and Cityscapes)."""
     context: Literal["aspp", "ppm", "ocr", "none"] = "aspp"
     """Context within the image: DeepLabV3 (all releases), PSPNet, OCRNet (our definition), or none (FCN)."""
-    dilations: tuple[int, ...] = DILATIONS
+    dilations: Annotated[tuple[int, ...], AT_LEAST_1] = DILATIONS
     """aspp: one branch per dilation; no file tells them."""
-    width: int = 512
+    width: Annotated[int, AT_LEAST_1] = 512
     """Channels of pixel features, context and memory (C)."""
-    attention_width: int = 256
+    attention_width: Annotated[int, AT_LEAST_1] = 256
     """Channels of queries, keys and values."""
-    dropout: float = 0.1
+    dropout: Annotated[float, BELOW_1] = 0.1
     """Probability that a channel is dropped before a classifier."""
     activation: Literal["ReLU", "LeakyReLU"] = "ReLU"
     """After the norms of the heads (LeakyReLU: ResNet on LIP)."""
     auxiliary: bool = True
     """Auxiliary heads, which only training uses (HRNet: none)."""
-    first_loss: float = 0.4
+    first_loss: Annotated[float, NOT_NEGATIVE] = 0.4
     """Weight of the first prediction's loss."""
-    slots: int = 1
+    slots: Annotated[int, AT_LEAST_1] = 1
     """Memory rows per class (S)."""
     read: Literal["soft", "hard"] = "soft"
     """Mix memory rows by the first prediction's probabilities, or take the most probable class's row."""
     strategy: Literal["cosine_similarity", "mean"] = "cosine_similarity"
     """Weight of a pixel in its class's update: its distance from the row, or the same for all (one slot only)."""
-    momentum: float = 0.9
+    momentum: Annotated[float, SHARE] = 0.9
     """Share of a row that a step replaces, at the learning rate `momentum_lr`."""
-    momentum_lr: float = 0.0
+    momentum_lr: Annotated[float, NOT_NEGATIVE] = 0.0
     """The momentum follows the learning rate: momentum x lr / momentum_lr; 0 keeps it constant."""
     average: Literal["ranks", "joint"] = "ranks"
     """Several processes. ranks: each updates its own copy, then they are averaged (published). joint: exactly the
@@ -68,23 +69,12 @@ class MemoryNetModel(Model):
     gradient: Literal["updated", "clean"] = "updated"
     """Gradient of the reading by the class probabilities, multiplied by the memory after this step's update
     (published), or by the memory that was read."""
-    consistency_loss: float = 0.0
+    consistency_loss: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the loss of the final classifier on the memory rows themselves, from the second epoch on."""
 
     def __post_init__(self) -> None:
-        check(self.width >= 1, f"--model.width must be positive, got {self.width}")
-        check(self.attention_width >= 1, f"--model.attention-width must be positive, got {self.attention_width}")
-        check(self.image_size >= 0, f"--model.image-size must not be negative, got {self.image_size}")
-        check(self.slots >= 1, f"--model.slots must be at least 1, got {self.slots}")
-        check(0 <= self.dropout < 1, f"--model.dropout must be in [0, 1), got {self.dropout}")
-        check(0 <= self.momentum <= 1, f"--model.momentum must be in [0, 1], got {self.momentum}")
-        check(self.momentum_lr >= 0, f"--model.momentum-lr must not be negative, got {self.momentum_lr}")
-        check(self.first_loss >= 0, f"--model.first-loss must not be negative, got {self.first_loss}")
-        check(self.consistency_loss >= 0, f"--model.consistency-loss must not be negative, got {self.consistency_loss}")
-        check(
-            len(self.dilations) > 0 and min(self.dilations) >= 1,
-            f"--model.dilations must be positive, got {self.dilations}",
-        )
+        super().__post_init__()
+        check(len(self.dilations) > 0, "--model.dilations needs at least one number")
         check(
             self.strategy == "cosine_similarity" or self.slots == 1,
             f"--model.strategy mean knows no nearest slot: it needs --model.slots 1, got {self.slots}",

@@ -200,5 +200,5 @@ PAPER = paper_of_package(
     title="MemoryNet: Mining Contextual Information Beyond Image for Semantic Segmentation (ICCV 2021)",
     model_class=MemoryNetModel,
     recipes=RECIPES,
-    report=Later("memorynet.inspection_picture:report_sections"),
+    report=Later("memorynet.inspection.page:report_sections"),
 )

@@ -1,4 +1,4 @@
-"""What the memory of a checkpoint holds: how similar the classes are to each other, and how often each was updated."""
+"""The memory of a checkpoint: how similar the classes are to each other, and how often each was updated."""
 
 from __future__ import annotations
 
