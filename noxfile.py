@@ -18,7 +18,14 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["tests"]
 
 PACKAGES = sorted(folder.parent.name for folder in Path("packages").glob("*/pyproject.toml"))
-TEST_TOOLS = ("pytest>=8", "pytest-xdist>=3", "pytest-timeout>=2", "hypothesis>=6", "pycocotools>=2.0.8")
+TEST_TOOLS = (
+    "pytest>=8",
+    "pytest-xdist>=3",
+    "pytest-timeout>=2",
+    "hypothesis>=6",
+    "pycocotools>=2.0.8",
+    "mmcv-lite>=2.1",
+)
 
 
 class Environment:
@@ -65,6 +72,13 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """Run the long tests: compile, export, real training."""
     shared(session, *TEST_TOOLS).run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def browser(session: nox.Session) -> None:
+    """Open the pages in Chromium, which the system provides (Debian: `apt-get install chromium`)."""
+    environment = shared(session, *TEST_TOOLS, "playwright>=1.50")
+    environment.run("pytest", "tests/browser", "-m", "browser", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -87,9 +87,9 @@ def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], meta: Check
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
-        plain = tensor.detach().cpu().contiguous()
-        storage = plain.untyped_storage().data_ptr()
-        tensors[name] = plain.clone() if storage in seen else plain
+        own = tensor.detach().cpu().contiguous()
+        storage = own.untyped_storage().data_ptr()
+        tensors[name] = own.clone() if storage in seen else own
         seen.add(storage)
     header = {"format": "pt", _HEADER: json.dumps(asdict(meta))}
     with atomic_write(Path(path)) as file:
