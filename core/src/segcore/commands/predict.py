@@ -97,9 +97,9 @@ def run(
         InputError: for an input that does not exist or cannot be read, an empty folder, outputs that collide with one
             another or with an input, or a folder that cannot be written.
     """
-    from rich.console import Console
     from rich.progress import track
 
+    from segcore.console import PlainConsole
     from segcore.images.label_files import save_label, save_overlay
     from segcore.images.video import redraw_video
     from segcore.images.visualize import overlay
@@ -112,7 +112,7 @@ def run(
     if show_dir:
         make_folder(Path(show_dir), "--show-dir")
     written: list[Path] = []
-    for job in track(jobs, "predicting", console=Console(stderr=True), transient=True, disable=len(jobs) < 2):
+    for job in track(jobs, "predicting", console=PlainConsole(stderr=True), transient=True, disable=len(jobs) < 2):
         image = to_pixels(job.source)
         label = predictor(image).label
         written.append(save_label(_label_path(job, out_dir), label, predictor.classes.palette))
@@ -125,7 +125,7 @@ def run(
     written += [redraw_video(video, _video_path(video, out_dir), show) for video in videos]
     parts = [f"{len(jobs)} label maps and overlays"] if jobs else []
     parts += [f"{len(videos)} overlay videos"] if videos else []
-    Console().print(f"wrote {' and '.join(parts)} to {out_dir}", soft_wrap=True, highlight=False)
+    PlainConsole(soft_wrap=True).print(f"wrote {' and '.join(parts)} to {out_dir}")
     return written
 
 

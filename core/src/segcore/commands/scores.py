@@ -9,8 +9,7 @@ from segcore.errors import InputError
 from segcore.evaluation import CITYSCAPES, METRICS
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from segcore.console import PlainConsole
     from segcore.data.base import ClassTable
     from segcore.evaluation.metrics import Scores
 
@@ -30,7 +29,7 @@ def check_metrics(names: Sequence[str], dataset: str) -> None:
 
 
 def print_scores(
-    console: Console, scores: Scores, classes: ClassTable, names: Sequence[str], head: str, note: str = ""
+    console: PlainConsole, scores: Scores, classes: ClassTable, names: Sequence[str], head: str, note: str = ""
 ) -> dict[str, float]:
     """Print the table of classes, `head`, then one line per score, and return the scores, 0 to 1, by their names.
 

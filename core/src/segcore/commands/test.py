@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import tyro
 from segcore.commands.parsing import parse_recipe
 from segcore.commands.running import Command, command
 from segcore.commands.scores import check_metrics, print_scores
-from segcore.data import create_dataset
+from segcore.data import choose_test_split, create_dataset
 from segcore.errors import InputError
 from segcore.files import Output, atomic_write, check_opacity, check_outputs, make_folder
 from segcore.paper import Paper
@@ -141,7 +142,10 @@ def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Score
 
     world = distributed.init(recipe.run.device)
     try:
-        data = recipe.data
+        data, split_note = choose_test_split(recipe.data, recipe.run.data)
+        if split_note and world.is_main:
+            print(split_note, file=sys.stderr)
+        recipe = replace(recipe, data=data)
         dataset = create_dataset(data, recipe.run.data, data.test_split, list_file=data.test_list)
         _check_outputs(options, recipe, dataset)
         num_classes = len(dataset.classes.names)
@@ -177,9 +181,9 @@ def _report(
     scores: Scores,
     seconds: float,
 ) -> None:
-    from rich.console import Console
+    from segcore.console import PlainConsole
 
-    console = Console()
+    console = PlainConsole(highlight=True)
     rate = f"{len(dataset)} images in {seconds:.1f} s ({len(dataset) / seconds:.2f} images/s)"
     if options.format_only:
         console.print(f"wrote {len(dataset)} predictions for the {dataset.name} server to {options.out}; {rate}")

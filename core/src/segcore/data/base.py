@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 
 from segcore.data.labels import IGNORE, load_metadata
 from segcore.data.listing import Item, select_items
-from segcore.data.read import MAX_PIXELS, DataFileError, read_label, read_pair
+from segcore.data.read import DataFileError, read_label, read_pair
 from segcore.errors import InputError
+from segcore.recipe import MAX_PIXELS
 
 
 class ClassTable(NamedTuple):

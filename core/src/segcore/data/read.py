@@ -21,6 +21,7 @@ from PIL.TiffImagePlugin import (
 )
 
 from segcore.errors import InputError
+from segcore.recipe import MAX_PIXELS
 
 FaultKind = Literal[
     "unreadable image",
@@ -30,8 +31,6 @@ FaultKind = Literal[
     "size mismatch",
     "values outside the classes",
 ]
-MAX_PIXELS = 2 * 89_478_485
-"""Pixels of the largest image that is decoded unless --data.max-pixels says more: where Pillow refuses as well."""
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM")
 """What both Pillow and OpenCV decode; Pillow's others start programs or have no pixels."""
 _LOSSY = ("JPEG", "MPO", "WEBP")
