@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -117,22 +117,27 @@ def _open_header(file: BinaryIO, path: Path, max_pixels: int, kind: FaultKind) -
     return image
 
 
-def _check_tiff(file: BinaryIO, path: Path, max_pixels: int) -> None:
-    """Refuse a TIFF that has too many pixels, or holds something else than 8 or 16-bit gray or color.
-
-    Raises:
-        DataFileError: naming what it holds; errors of Pillow if the file is broken.
-    """
+def _tiff_tags(file: BinaryIO) -> ImageFileDirectory_v2:
+    """Return what the first page of a TIFF says about itself; Pillow itself opens no 16-bit color and no floats."""
     tags = ImageFileDirectory_v2(file.read(16))
     file.seek(tags.next)
     tags.load(file)
+    return tags
+
+
+def _check_tiff(tags: ImageFileDirectory_v2, path: Path, max_pixels: int) -> None:
+    """Refuse a TIFF that has too many pixels, or holds something else than 8 or 16-bit gray or color.
+
+    Raises:
+        DataFileError: naming what it holds.
+    """
     _refuse_size(path, int(tags[IMAGEWIDTH]), int(tags[IMAGELENGTH]), max_pixels, "unreadable image")
     bits, kinds = set(tags.get(BITSPERSAMPLE, (1,))), set(tags.get(SAMPLEFORMAT, (1,)))
     if kinds != {1} or not bits <= {1, 2, 4, 8, 16}:
         held = f"{'unsigned' if kinds == {1} else 'signed or floating-point'} values of {max(bits)} bits"
         raise DataFileError("unreadable image", f"the image {path} holds {held}; scale them to 8 or 16 bits unsigned")
     bands = tags.get(SAMPLESPERPIXEL, 1)
-    extra = bands - _COLOR_BANDS.get(tags.get(PHOTOMETRIC_INTERPRETATION), bands)
+    extra = bands - _COLOR_BANDS.get(tags.get(PHOTOMETRIC_INTERPRETATION, -1), bands)
     if extra > 0 and tuple(tags.get(EXTRASAMPLES, (0,) * extra)) not in _ALPHA:
         message = f"the image {path} has {bands} bands; expected gray or color (an alpha band is left out)"
         raise DataFileError("unreadable image", f"{message}; write the three to be used as RGB (gdal_translate -b)")
@@ -148,7 +153,7 @@ def _has_known_header(file: BinaryIO, path: Path, max_pixels: int) -> bool:
         is_tiff = file.read(4) in _TIFF
         file.seek(0)
         if is_tiff:
-            _check_tiff(file, path, max_pixels)
+            _check_tiff(_tiff_tags(file), path, max_pixels)
         else:
             _open_header(file, path, max_pixels, "unreadable image")
         file.seek(0)
@@ -200,13 +205,26 @@ def read_image(path: Path, *, use_orientation: bool = True, max_pixels: int = MA
     return image
 
 
-def orientation(path: Path) -> int:
-    """Return the EXIF orientation of an image or mask, 1 (as stored) to 8; 1 where the file says none."""
+class Stored(NamedTuple):
+    """How a file holds its pixels: bits of a value, and EXIF orientation from 1 (as it is) to 8."""
+
+    bits: int
+    orientation: int
+
+
+def stored_form(path: Path) -> Stored:
+    """Return what the header of an image or mask says about its pixels; the usual where it says nothing."""
     try:
         with open_regular(path) as file:
-            return int(Image.open(file, formats=_FORMATS).getexif().get(_ORIENTATION, 1))
+            head = file.read(32)
+            file.seek(0)
+            if head[:4] in _TIFF:
+                tags = _tiff_tags(file)
+                return Stored(max(tags.get(BITSPERSAMPLE, (1,))), int(tags.get(_ORIENTATION, 1)))
+            exif = Image.open(file, formats=_FORMATS).getexif()
+            return Stored(head[24] if head.startswith(b"\x89PNG") else 8, int(exif.get(_ORIENTATION, 1)))
     except _BROKEN:
-        return 1
+        return Stored(8, 1)
 
 
 def read_label(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
