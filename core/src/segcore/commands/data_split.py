@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.table import Table
 
-_DESCRIPTION = """Divide the images of a folder (images/ and masks/ without subfolders for splits) into train.txt, val.txt
-and test.txt, lists of stems that the data set `folder` finds in ROOT. Each part gets its share of the images of every
-class; images of one group stay together. The same seed gives the same lists; lists that exist are never replaced."""
+_DESCRIPTION = """Divide the images of a folder (images/ and masks/ without subfolders for splits) into train.txt,
+val.txt and test.txt, lists of stems that the data set `folder` finds in ROOT. Each part gets its share of the images of
+every class; images of one group stay together. The same seed gives the same lists; lists that exist are never
+replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,7 @@ class SplitOptions(DatasetOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.val > 0, "--val must be positive, got 0")
-        check(
-            self.val + self.test < 1, f"--val and --test must leave images to train on, got {self.val} and {self.test}"
-        )
+        check(self.val + self.test < 1, f"--val {self.val} and --test {self.test} leave no images to train on")
 
 
 def main(words: list[str]) -> int:
@@ -72,6 +71,8 @@ def main(words: list[str]) -> int:
     console = PlainConsole(soft_wrap=True)
     console.print(_table(parts, dataset.classes.names, presence, part_of))
     console.print(f"wrote {', '.join(map(str, files))}")
+    lists = "".join(f" --data.{name}-list {path}" for name, path in zip(parts, files, strict=True) if options.out)
+    console.print(f"to train on them: --data.dataset folder --run.data {options.root}{lists}")
     return 0
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from segcore.files import atomic_write
 BY_FOLDER = "folder"
 
 
-def open_folder(root: str, list_file: str = "", **options: object) -> FolderDataset:
+def open_folder(root: str, list_file: str = "", **options: Any) -> FolderDataset:
     """Return every image of a folder that has no subfolders for splits.
 
     Raises:
@@ -25,7 +26,7 @@ def open_folder(root: str, list_file: str = "", **options: object) -> FolderData
     folders = split_folders(Path(root))
     if folders:
         raise InputError(
-            f"{Path(root, 'images')} is split by its folders {' and '.join(folders)}; nothing is to be done"
+            f"{Path(root, 'images')} is split by its folders {' and '.join(folders)} already"
         )
     return FolderDataset(root, "all", list_file=list_file, **options)
 
@@ -116,7 +117,7 @@ def divide(presence: np.ndarray, groups: Sequence[str], shares: Sequence[float],
             wanted[part] -= counts[unit]
     if len(np.unique(part_of)) < len(shares):
         raise InputError(
-            f"{len(counts)} groups of images are too few for {len(shares)} parts; give larger shares, or a finer --group"
+            f"{len(counts)} groups of images are too few for {len(shares)} parts; give larger shares or a finer --group"
         )
     return part_of[unit_of]
 
