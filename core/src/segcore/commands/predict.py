@@ -113,7 +113,7 @@ def run(
         make_folder(Path(show_dir), "--show-dir")
     written: list[Path] = []
     for job in track(jobs, "predicting", console=PlainConsole(stderr=True), transient=True, disable=len(jobs) < 2):
-        image = to_pixels(job.source)
+        image = to_pixels(job.source, predictor.max_pixels)
         label = predictor(image).label
         written.append(save_label(_label_path(job, out_dir), label, predictor.classes.palette))
         picture = _overlay_path(job, out_dir, show_dir)
