@@ -39,7 +39,7 @@ def read_classes(path: Path) -> ClassTable:
             text = file.read().decode("utf-8-sig")
         content: Any = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
     except OSError as error:
-        raise InputError(f"cannot read the class file {path}: {error.strerror}") from error
+        raise InputError(f"cannot read the class file {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"the class file {path} is not valid: {error}") from error
     palette: Any = None

@@ -25,8 +25,8 @@ _COLORS = (
 
 Each is the color of the 16 x 16 x 16 grid of steps of 17 with the largest CIEDE2000 distance (D65) to those before it
 and to black, white and the gray of 190, which pictures use for pixels that are ignored, unlabeled or right. So the
-first K are good for any K: of the first 20 any two are 22 apart, of 64 more than 13, of all 254 more than 7.
-`tests/data/test_palette.py` makes them anew.
+first K are good for any K: 20 are more than 21 apart (from one another and from those three), 64 more than 13, all 254
+more than 7. `tests/data/test_palette.py` makes them anew.
 """
 
 

@@ -34,7 +34,8 @@ FaultKind = Literal[
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM")
 """What both Pillow and OpenCV decode; Pillow's others start programs or have no pixels."""
 _LOSSY = ("JPEG", "MPO", "WEBP")
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BIG_TIFF = (b"II+\0", b"MM\0+")
+_TIFF = (b"II*\0", b"MM\0*", *_BIG_TIFF)
 _COLOR_BANDS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # of TIFF's photometric interpretations
 _ALPHA = ((), (1,), (2,))  # TIFF's extra samples: none, or one that is declared as alpha
 _ORIENTATION = 0x0112
@@ -88,7 +89,7 @@ def open_regular(path: Path) -> BinaryIO:
         OSError: also where it is no regular file.
     """
     if path.exists() and not path.is_file():
-        raise OSError(0, "it is no regular file, but a folder, a pipe or a device")
+        raise OSError("it is no regular file, but a folder, a pipe or a device")
     return open(path, "rb")
 
 
@@ -119,7 +120,8 @@ def _open_header(file: BinaryIO, path: Path, max_pixels: int, kind: FaultKind) -
 
 def _tiff_tags(file: BinaryIO) -> ImageFileDirectory_v2:
     """Return what the first page of a TIFF says about itself; Pillow itself opens no 16-bit color and no floats."""
-    tags = ImageFileDirectory_v2(file.read(16))
+    header = file.read(8)
+    tags = ImageFileDirectory_v2(header + file.read(8) if header[:4] in _BIG_TIFF else header)
     file.seek(tags.next)
     tags.load(file)
     return tags
@@ -195,7 +197,7 @@ def read_image(path: Path, *, use_orientation: bool = True, max_pixels: int = MA
         with open_regular(path) as file:
             data = file.read() if _has_known_header(file, path, max_pixels) else b""
     except OSError as error:
-        raise DataFileError("unreadable image", f"cannot read the image {path}: {error.strerror}") from error
+        raise DataFileError("unreadable image", f"cannot read the image {path}: {error.strerror or error}") from error
     if _is_truncated(data):
         message = f"the image {path} is truncated ({len(data)} bytes, no end mark)"
         raise DataFileError("unreadable image", f"{message}; copy it again or remove it")
