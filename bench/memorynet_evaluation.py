@@ -22,8 +22,7 @@ import torch.nn.functional as F
 from evaluation import PeakMemory, light_model  # bench/ is on the path of its own programs
 from torch import Tensor, nn
 
-from memorynet.paper import PAPER
-from memorynet.recipes import RECIPES
+from memorynet.recipes import PAPER, RECIPES
 from segcore.evaluation.inference import predict_labels, views
 from segcore.images.transforms import normalize, rescaled_size, resize_image
 from segcore.recipe import Evaluate

@@ -19,10 +19,10 @@ import cv2
 import numpy as np
 import torch
 
+from segcore.data.labels import IGNORE
 from segcore.images.photometric import Distortion, draw_distortion
 from segcore.images.transforms import (
     CROP_RETRIES,
-    IGNORE,
     MEAN,
     STD,
     TrainTransform,

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from segcore.commands.parsing import predict_command, train_command
-from segcore.commands.parsing import test_command as run_test_command
+from segcore import files
+from segcore.commands.predict import predict_command
+from segcore.commands.test import test_command as script_of_test
+from segcore.commands.train import train_command
+from segcore.paper import Paper
 from segcore.training.run_folder import WorkDirectory
-from segcore.weights import files as checkpoint
+from segcore.weights.states import latest_state, load_state
 from tests.tiny_paper import PAPER
 
 Command = Callable[..., tuple[int, str]]
@@ -26,10 +29,10 @@ FAST = ["--run.device", "cpu", "--data.workers", "0", "--run.log-interval", "1",
 def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run a command in this process; return its exit code and what it printed on standard error."""
 
-    def run(entry: Callable[..., int], *words: str) -> tuple[int, str]:
+    def run(script: Callable[[Paper], Callable[..., int]], *words: str) -> tuple[int, str]:
         capsys.readouterr()
         folder = [] if "--work-dir" in words else ["--work-dir", str(tmp_path / "run")]
-        code = entry(PAPER, [*words, *FAST, *folder])
+        code = script(PAPER)([*words, *FAST, *folder])
         return code, capsys.readouterr().err
 
     return run
@@ -105,7 +108,7 @@ def test_a_faulty_file_is_named_from_inside_a_loader_process(
     image = folder / "images" / "train" / "0.jpg"
     image.write_text("not an image")
     words = [*own(folder), "--run.device", "cpu", "--data.workers", "1", "--work-dir", str(tmp_path / "run")]
-    assert train_command(PAPER, words) == 2
+    assert train_command(PAPER)(words) == 2
     printed = capsys.readouterr().err
     assert str(image) in printed
     assert "Traceback" not in printed
@@ -138,7 +141,7 @@ def test_a_checkpoint_of_another_model_is_refused(command: Command, trained: Pat
 def test_a_checkpoint_of_another_class_number_is_refused_in_tests(
     command: Command, trained: Path, folder: Path
 ) -> None:
-    code, printed = command(run_test_command, "toy", str(trained), *own(folder)[1:])
+    code, printed = command(script_of_test, "toy", str(trained), *own(folder)[1:])
     assert code == 2
     assert "8 classes" in printed
     assert "2" in printed
@@ -167,7 +170,7 @@ class Harmful:
 def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(command: Command, tmp_path: Path) -> None:
     file = tmp_path / "harmful.pth"
     torch.save({"state_dict": Harmful(tmp_path / "ran")}, file, pickle_module=pickle)
-    code, printed = command(run_test_command, "toy", str(file))
+    code, printed = command(script_of_test, "toy", str(file))
     assert code == 2
     assert str(file) in printed
     assert "--unsafe" in printed
@@ -183,10 +186,10 @@ def test_a_loss_that_is_not_finite_stops_with_its_images_and_keeps_the_last_good
     assert "the loss is not finite at iteration" in printed
     assert "images" in printed
     assert ".jpg" in printed
-    state = checkpoint.latest_state(tmp_path / "run")
+    state = latest_state(tmp_path / "run")
     assert state is not None
     assert str(state) in printed
-    tensors = checkpoint.load_state(state)["model"].values()
+    tensors = load_state(state)["model"].values()
     assert all(torch.isfinite(tensor).all() for tensor in tensors if tensor.is_floating_point())
 
 
@@ -200,13 +203,13 @@ def test_a_full_disk_keeps_the_previous_state(
             raise OSError(28, "No space left on device")
         flush(descriptor)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     code, printed = command(train_command, "toy", "--schedule.iterations", "3")
     assert code == 2
     assert "No space left" in printed
     assert "state-00000002.pt" in printed
     assert [path.name for path in (tmp_path / "run").glob("*state-*")] == ["state-00000001.pt"]
-    assert checkpoint.load_state(tmp_path / "run" / "state-00000001.pt")["iteration"] == 1
+    assert load_state(tmp_path / "run" / "state-00000001.pt")["iteration"] == 1
 
 
 def test_a_second_run_in_a_used_work_directory_is_refused(command: Command) -> None:
@@ -239,12 +242,12 @@ def test_an_absent_prediction_input_is_named(command: Command, trained: Path, tm
 
 
 def test_format_only_needs_a_folder(command: Command, trained: Path) -> None:
-    code, printed = command(run_test_command, "toy", str(trained), "--format-only")
+    code, printed = command(script_of_test, "toy", str(trained), "--format-only")
     assert code == 2
     assert "--out" in printed
 
 
 def test_an_unknown_metric_is_named(command: Command, trained: Path) -> None:
-    code, printed = command(run_test_command, "toy", str(trained), "--eval", "mAP")
+    code, printed = command(script_of_test, "toy", str(trained), "--eval", "mAP")
     assert code == 2
     assert "mAP" in printed

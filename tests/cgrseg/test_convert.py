@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cgrseg.convert import infer_model, name_map
 from cgrseg.model import CGRSeg
+from cgrseg.names import infer_model, name_map
 from cgrseg.options import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
-from cgrseg.paper import PAPER
-from cgrseg.recipes import RECIPES
+from cgrseg.recipes import PAPER, RECIPES
 from segcore.build import model_for_checkpoint
 from segcore.errors import InputError
 from tests.cgrseg.networks import small_network

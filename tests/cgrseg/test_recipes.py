@@ -9,8 +9,7 @@ import torch
 
 from cgrseg.model import CGRSeg
 from cgrseg.options import CGRSegModel
-from cgrseg.paper import PAPER
-from cgrseg.recipes import RECIPES
+from cgrseg.recipes import PAPER, RECIPES
 from segcore.layers.count import count
 from segcore.recipe import Recipe
 from segcore.recipe.file import recipe_from_plain

@@ -10,7 +10,11 @@ import pytest
 
 from segcore.commands.main import COMMANDS
 from segcore.commands.main import main as segcore_main
-from segcore.commands.parsing import PredictOptions, TestOptions, parse, recipe_table, run_guarded
+from segcore.commands.parsing import parse_recipe
+from segcore.commands.predict import PredictOptions
+from segcore.commands.recipes import recipe_table
+from segcore.commands.running import run_guarded
+from segcore.commands.test import TestOptions
 from segcore.errors import InputError
 from segcore.recipe.file import recipe_document
 from tests.recipe.test_recipe import PAPER, RECIPE
@@ -18,7 +22,7 @@ from tests.recipe.test_recipe import PAPER, RECIPE
 
 def test_options_override_the_recipe() -> None:
     words = ["toy", "--model.band", "3", "--run.data", "/d", "--optim.lr-mult", "head=5", "norm=0.5"]
-    request = parse("band-train", PAPER, words)
+    request = parse_recipe("band-train", PAPER, words)
     assert request is not None
     assert request.recipe.model.band == 3  # pyright: ignore[reportAttributeAccessIssue]
     assert request.recipe.run.data == "/d"
@@ -28,21 +32,21 @@ def test_options_override_the_recipe() -> None:
 
 def test_the_originals_flags_work_without_their_section() -> None:
     words = ["toy", "--work-dir", "w", "--seed", "7", "--deterministic", "--load-from", "a.pth", "--resume"]
-    request = parse("band-train", PAPER, words)
+    request = parse_recipe("band-train", PAPER, words)
     assert request is not None
     run = request.recipe.run
     assert (run.work_dir, run.seed, run.deterministic, run.load_from, run.resume) == ("w", 7, True, "a.pth", True)
 
 
 def test_the_work_directory_is_named_after_paper_and_recipe() -> None:
-    request = parse("band-train", PAPER, ["toy"])
+    request = parse_recipe("band-train", PAPER, ["toy"])
     assert request is not None
     assert request.recipe.run.work_dir == "work_dirs/band-toy"
 
 
 def test_test_options_stand_beside_the_recipe() -> None:
     words = ["toy", "best.safetensors", "--aug-test", "--eval", "mIoU", "mDice", "--show-dir", "s", "--opacity", "0.3"]
-    request = parse("band-test", PAPER, words, TestOptions)
+    request = parse_recipe("band-test", PAPER, words, TestOptions)
     assert request is not None
     assert request.options == TestOptions(
         checkpoint="best.safetensors", aug_test=True, eval=("mIoU", "mDice"), show_dir="s", opacity=0.3
@@ -50,14 +54,16 @@ def test_test_options_stand_beside_the_recipe() -> None:
 
 
 def test_predict_takes_several_inputs() -> None:
-    request = parse("band-predict", PAPER, ["toy", "c.safetensors", "a.jpg", "b.jpg", "--out", "o"], PredictOptions)
+    request = parse_recipe(
+        "band-predict", PAPER, ["toy", "c.safetensors", "a.jpg", "b.jpg", "--out", "o"], PredictOptions
+    )
     assert request is not None
     assert (request.options.inputs, request.options.out) == (("a.jpg", "b.jpg"), "o")
 
 
 @pytest.mark.parametrize("word", ["true", "True", "TRUE", "1", "on"])
 def test_booleans_are_read_in_any_spelling(word: str) -> None:
-    request = parse("band-train", PAPER, ["toy", "--run.compile", word, "--model.pretrained", "false"])
+    request = parse_recipe("band-train", PAPER, ["toy", "--run.compile", word, "--model.pretrained", "false"])
     assert request is not None
     assert request.recipe.run.compile
     assert not request.recipe.model.pretrained
@@ -65,26 +71,25 @@ def test_booleans_are_read_in_any_spelling(word: str) -> None:
 
 def test_a_saved_recipe_is_accepted_instead_of_a_name(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text(recipe_document("band", "toy", RECIPE, {}))
-    request = parse("band-train", PAPER, [str(tmp_path), "--model.band", "5"])
+    request = parse_recipe("band-train", PAPER, [str(tmp_path), "--model.band", "5"])
     assert request is not None
     assert (request.name, request.recipe.model.band) == ("toy", 5)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_an_unknown_recipe_gets_a_suggestion() -> None:
     with pytest.raises(InputError, match=r"no recipe 'toi'.*did you mean toy"):
-        parse("band-train", PAPER, ["toi"])
+        parse_recipe("band-train", PAPER, ["toi"])
 
 
 def test_an_option_before_the_recipe_is_explained() -> None:
     with pytest.raises(InputError, match="first argument must be a recipe"):
-        parse("band-train", PAPER, ["--run.seed", "1"])
+        parse_recipe("band-train", PAPER, ["--run.seed", "1"])
 
 
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
         (["toy", "--optm.lr", "1"], "--optim.lr"),
-        (["toy", "--optim.lr", "-1"], "--optim.lr must be positive"),
         (["toy", "--run.amp", "bf8"], "bf16"),
         (["toy", "--optim.lr-mult", "head"], "NAME=FACTOR"),
     ],
@@ -93,15 +98,20 @@ def test_a_wrong_option_exits_with_2_and_a_hint(
     words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        parse("band-train", PAPER, words)
+        parse_recipe("band-train", PAPER, words)
     assert stop.value.code == 2
     printed = capsys.readouterr()
     assert hint in printed.out + printed.err
 
 
+def test_an_impossible_value_is_the_sentence_of_its_check() -> None:
+    with pytest.raises(InputError, match=r"^--optim.lr must be positive, got -1.0$"):
+        parse_recipe("band-train", PAPER, ["toy", "--optim.lr", "-1"])
+
+
 @pytest.mark.parametrize("words", [["--help"], ["--list"]])
 def test_help_and_list_print_every_recipe(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse("band-train", PAPER, words) is None
+    assert parse_recipe("band-train", PAPER, words) is None
     assert recipe_table(PAPER).splitlines()[2] in capsys.readouterr().out
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcore.commands.predict import encode_submission, run, save_label, save_overlay
+from segcore.commands.predict import run
 from segcore.errors import InputError
+from segcore.images.label_files import encode_submission, save_label, save_overlay
 from segcore.images.visualize import overlay
 from tests.test_predictor import PALETTE, color_predictor, two_halves, write_png
 

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-import segcore.commands.test
-from segcore.commands.parsing import PredictOptions, TestOptions
-from segcore.commands.test import predict
+from segcore.commands.predict import PredictOptions, predict
+from segcore.commands.test import TestOptions
 from segcore.commands.test import test as run_test
 from segcore.errors import InputError
 from segcore.paper import Paper
@@ -65,9 +64,9 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("the work began")
 
-    monkeypatch.setattr(segcore.commands.test, "_load", fail)
-    monkeypatch.setattr(segcore.commands.test, "evaluate", fail)
-    monkeypatch.setattr(segcore.commands.test, "Predictor", fail)
+    monkeypatch.setattr("segcore.build.model_for_checkpoint", fail)
+    monkeypatch.setattr("segcore.evaluation.evaluate.evaluate", fail)
+    monkeypatch.setattr("segcore.predictor.Predictor", fail)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -124,7 +123,7 @@ def test_an_impossible_opacity_is_refused_before_the_work(tmp_path: Path, weight
     options = PredictOptions(checkpoint=weights, inputs=("x.jpg",), opacity=opacity)
     commands: list[Callable[[], object]] = [
         lambda: run_test(PAPER, "toy", recipe, TestOptions(checkpoint=weights, opacity=opacity)),
-        lambda: predict(PAPER, "toy", recipe, options),
+        lambda: predict(PAPER, recipe, options),
     ]
     for command in commands:
         with pytest.raises(InputError, match="--opacity must be between 0 and 1"):
@@ -136,7 +135,7 @@ def test_predicting_a_folder_into_itself_leaves_its_images(tmp_path: Path, weigh
     before = contents(images)
     options = PredictOptions(checkpoint=weights, inputs=(str(images),), out=str(tmp_path / "p"), show_dir=str(images))
     with pytest.raises(InputError, match=r"--show-dir: .* would replace an input"):
-        predict(PAPER, "toy", make_recipe(tmp_path), options)
+        predict(PAPER, make_recipe(tmp_path), options)
     assert contents(images) == before
 
 

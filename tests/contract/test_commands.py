@@ -18,7 +18,8 @@ import pytest
 from segcore.commands import bench as bench_command
 from segcore.commands import count as count_command
 from segcore.commands import demo
-from segcore.commands import parsing as cli
+from segcore.commands.predict import predict_command
+from segcore.commands.test import test_command as script_of_test
 from segcore.data.toy.dataset import ToyScenes
 from segcore.errors import InputError
 from segcore.paper import Paper
@@ -68,7 +69,7 @@ def _metric(folder: Path) -> dict[str, float]:
 
 def test_two_processes_score_exactly_what_one_does(finished_run: Run, tmp_path: Path) -> None:
     name = finished_run.paper.name
-    assert cli.test_command(finished_run.paper, _options(finished_run, tmp_path / "one")) == 0
+    assert script_of_test(finished_run.paper)(_options(finished_run, tmp_path / "one")) == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = [*launcher, "-m", f"{name}.test", *_options(finished_run, tmp_path / "two")]
     run = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -82,7 +83,7 @@ def test_prediction_writes_a_label_map_of_the_image_size(finished_run: Run, tmp_
     image = tmp_path / "street.png"
     cv2.imwrite(str(image), ToyScenes("test", 1, (70, 101))[0].image)
     recipe, weights = str(finished_run.folder / "recipe.json"), str(finished_run.folder / "last.safetensors")
-    assert cli.predict_command(finished_run.paper, [recipe, weights, str(image), "--out", str(tmp_path / "out")]) == 0
+    assert predict_command(finished_run.paper)([recipe, weights, str(image), "--out", str(tmp_path / "out")]) == 0
     label = cv2.imread(str(tmp_path / "out" / "street.png"), cv2.IMREAD_UNCHANGED)
     assert label is not None
     assert label.shape[:2] == (70, 101)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from segcore.build import build_from_checkpoint, fine_tune_from, model_for_checkpoint
+from segcore.data.labels import IGNORE
 from segcore.evaluation.inference import whole
-from segcore.evaluation.metrics import IGNORE
 from segcore.paper import Paper
 from segcore.segmentor import Segmentor, StepInfo
 from segcore.training.batches import target_of_labels

@@ -15,7 +15,8 @@ from segcore.recipe import Recipe
 from segcore.report.run_report import read_log
 from segcore.training.loop import train
 from segcore.training.trainer import Trainer
-from segcore.weights.files import latest_state, load_state, read_checkpoint
+from segcore.weights.files import read_checkpoint
+from segcore.weights.states import latest_state, load_state
 from tests.contract.conftest import STEPS, Run
 
 

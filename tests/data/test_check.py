@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from segcore.commands.data import main
+from segcore.commands import data_check, data_list
 from segcore.data.base import FileDataset
 from segcore.data.check import check_dataset, render
 from segcore.data.folder import FolderDataset
@@ -108,11 +108,11 @@ def test_twenty_faulty_files_of_a_kind_are_named_and_the_rest_is_counted(tmp_pat
 
 def test_the_command_returns_2_where_files_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_folder(tmp_path)
-    assert main(["check", "folder", "--root", str(root)]) == 0
+    assert data_check.main(["folder", "--root", str(root)]) == 0
     assert "no faults" in capsys.readouterr().out
     spoil(root)
-    assert main(["check", "folder", "--root", str(root), "--split", "val"]) == 0
-    assert main(["check", "folder", "--root", str(root), "--split", "train", "--split", "val"]) == 2
+    assert data_check.main(["folder", "--root", str(root), "--split", "val"]) == 0
+    assert data_check.main(["folder", "--root", str(root), "--split", "train", "--split", "val"]) == 2
     assert "holds the value 77" in capsys.readouterr().out
 
 
@@ -123,7 +123,7 @@ def test_the_command_passes_options_on(tmp_path: Path, capsys: pytest.CaptureFix
     listing = tmp_path / "list.txt"
     listing.write_text("05\n")
     options = ["--classes", str(names), "--ignore", "9", "--list", str(listing), "--split", "train", "--workers", "1"]
-    assert main(["check", "folder", "--root", str(root), *options]) == 0
+    assert data_check.main(["folder", "--root", str(root), *options]) == 0
     output = capsys.readouterr().out
     assert "1 images" in output
     assert "water" in output
@@ -131,11 +131,11 @@ def test_the_command_passes_options_on(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_the_command_raises_one_sentence_for_a_missing_root(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--run\.data"):
-        main(["check", "camvid", "--root", str(tmp_path / "nowhere")])
+        data_check.main(["camvid", "--root", str(tmp_path / "nowhere")])
 
 
 def test_the_list_names_every_data_set(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list"]) == 0
+    assert data_list.main([]) == 0
     output = capsys.readouterr().out
     for name in ("toy", "folder", "camvid", "ade20k"):
         assert name in output

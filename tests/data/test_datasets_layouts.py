@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcore.commands.parsing import TestOptions
-from segcore.commands.predict import submission_palette
+from segcore.commands.test import TestOptions
 from segcore.commands.test import test as run_test
 from segcore.data import DATASETS, create_dataset
 from segcore.data.base import load_classes
 from segcore.errors import InputError
+from segcore.images.label_files import submission_palette
 from segcore.recipe import Data, Recipe, Run, Schedule
 from segcore.recipe.protocols import (
     ADE20K_512,

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ecfd.convert import infer_model, name_map
 from ecfd.model import ECFD
+from ecfd.names import infer_model, name_map
 from ecfd.options import BASE, LARGE, SMALL, TINY, ECFDModel
-from ecfd.paper import PAPER
-from ecfd.recipes import RECIPES
+from ecfd.recipes import PAPER, RECIPES
 from segcore.build import model_for_checkpoint
 from segcore.errors import InputError
 from tests.ecfd.networks import VARIANTS, options, small_network

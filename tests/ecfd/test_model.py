@@ -218,7 +218,7 @@ def test_impossible_options_are_refused_by_their_flag(option: dict[str, Any], fl
 
 
 def test_importing_the_package_and_its_recipes_loads_no_torch() -> None:
-    code = "import sys, ecfd, ecfd.paper; ecfd.RECIPES; sys.exit('torch' in sys.modules)"
+    code = "import sys, ecfd, ecfd.recipes; ecfd.RECIPES; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

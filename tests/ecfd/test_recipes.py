@@ -11,8 +11,7 @@ import torch
 
 from ecfd.model import ECFD
 from ecfd.options import ECFDModel
-from ecfd.paper import PAPER
-from ecfd.recipes import RECIPES
+from ecfd.recipes import PAPER, RECIPES
 from segcore.data import dataset_classes
 from segcore.layers.count import Count, count
 from segcore.recipe import Recipe

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from iiwa.convert import infer_model, name_map
 from iiwa.model import IIWA
+from iiwa.names import infer_model, name_map
 from iiwa.options import IIWA_B, IIWA_L, IIWA_S, IIWAModel
-from iiwa.paper import PAPER
-from iiwa.recipes import RECIPES
+from iiwa.recipes import PAPER, RECIPES
 from iiwa.released import find_blocks, load_blocks
 from segcore.build import fine_tune_from, model_for_checkpoint
 from segcore.errors import InputError

@@ -157,7 +157,7 @@ def test_export_equals_eager_for_another_batch_size() -> None:
 
 
 def test_importing_the_package_and_its_recipes_loads_no_torch() -> None:
-    code = "import sys, iiwa, iiwa.paper; iiwa.RECIPES; sys.exit('torch' in sys.modules)"
+    code = "import sys, iiwa, iiwa.recipes; iiwa.RECIPES; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -7,11 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from iiwa.convert import name_map
 from iiwa.model import IIWA
+from iiwa.names import name_map
 from iiwa.options import IIWAModel
-from iiwa.paper import PAPER
-from iiwa.recipes import RECIPES
+from iiwa.recipes import PAPER, RECIPES
 from segcore.layers.count import count
 from segcore.recipe.file import recipe_from_plain
 from segcore.recipe.plain import from_plain, to_plain

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from segcore.data.base import ClassTable
 from segcore.evaluation.metrics import ConfusionMatrix
-from segcore.images.visualize import IGNORED_COLOR, RIGHT_COLOR, colorize, error_map, legend, overlay, score_table
+from segcore.evaluation.score_table import score_table
+from segcore.images.visualize import IGNORED_COLOR, RIGHT_COLOR, colorize, error_map, legend, overlay
 
 PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)  # RGB
 CLASSES = ClassTable(("road", "sky", "tree"), PALETTE)

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from memorynet.convert import infer_model, name_map
 from memorynet.model import MemoryNet
+from memorynet.names import infer_model, name_map
 from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
-from memorynet.paper import PAPER
-from memorynet.recipes import RECIPES
+from memorynet.recipes import PAPER, RECIPES
 from segcore.build import fine_tune_from, model_for_checkpoint
 from segcore.errors import InputError
 from segcore.recipe import Recipe

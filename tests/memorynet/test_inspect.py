@@ -14,7 +14,7 @@ from memorynet.inspection import MemoryContent, memory_of, read_memory
 from memorynet.inspection_command import main
 from memorynet.inspection_picture import draw_memory
 from memorynet.memory import Memory, MemorySettings
-from memorynet.paper import PAPER
+from memorynet.recipes import PAPER
 from segcore.data.base import load_classes
 from segcore.errors import InputError
 from segcore.weights.files import CheckpointMeta, read_checkpoint, save_weights

@@ -9,8 +9,7 @@ import torch
 
 from memorynet.model import MemoryNet
 from memorynet.options import MemoryNetModel
-from memorynet.paper import PAPER
-from memorynet.recipes import RECIPES
+from memorynet.recipes import PAPER, RECIPES
 from segcore.data import dataset_classes
 from segcore.recipe import MS_RATIOS
 from segcore.recipe.file import recipe_from_plain

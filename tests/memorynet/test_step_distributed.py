@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from memorynet.ops import update_memory
-from memorynet.paper import PAPER
-from memorynet.recipes import RECIPES
+from memorynet.recipes import PAPER, RECIPES
 from segcore import distributed
 from segcore.recipe import Recipe
 from segcore.segmentor import Target

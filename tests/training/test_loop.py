@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from segcore import distributed
-from segcore.commands.parsing import TestOptions
+from segcore.commands.test import TestOptions
 from segcore.commands.test import test as run_test
 from segcore.errors import InputError
 from segcore.recipe import Recipe
@@ -21,7 +21,8 @@ from segcore.recipe.file import read_recipe
 from segcore.segmentor import Target
 from segcore.training.loop import train
 from segcore.training.trainer import Trainer, total_iterations
-from segcore.weights.files import load_state, read_checkpoint
+from segcore.weights.files import read_checkpoint
+from segcore.weights.states import load_state
 from tests.tiny_paper import PAPER
 
 

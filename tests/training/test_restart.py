@@ -22,7 +22,7 @@ from segcore.training import loop as engine
 from segcore.training.loop import train
 from segcore.training.run_folder import WorkDirectory
 from segcore.training.signals import SAME_SIGNAL, StopSignal
-from segcore.weights.files import latest_state, load_state, state_path
+from segcore.weights.states import latest_state, load_state, state_path
 from tests.tiny_paper import PAPER
 from tests.training.test_loop import recipe
 

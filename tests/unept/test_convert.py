@@ -13,11 +13,10 @@ from segcore.build import model_for_checkpoint
 from segcore.errors import InputError
 from tests.parity.case_files import DEFAULT_DIRECTORY
 from tests.unept.networks import random_image, small_network, small_options
-from unept.convert import infer_model, name_map
 from unept.model import UNEPT
+from unept.names import infer_model, name_map
 from unept.options import UNEPT_DEIT, UNEPT_R50, UNEPTModel
-from unept.paper import PAPER
-from unept.recipes import RECIPES
+from unept.recipes import PAPER, RECIPES
 
 
 def _shapes(model: UNEPT) -> dict[str, tuple[int, ...]]:

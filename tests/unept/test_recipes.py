@@ -14,11 +14,10 @@ from segcore.recipe import MS_RATIOS, Recipe
 from segcore.recipe.file import recipe_from_plain
 from segcore.recipe.plain import from_plain, to_plain
 from segcore.training.optim import learning_rate, parameter_groups
-from unept.convert import name_map
 from unept.model import UNEPT
+from unept.names import name_map
 from unept.options import UNEPTModel
-from unept.paper import PAPER
-from unept.recipes import RECIPES
+from unept.recipes import PAPER, RECIPES
 
 PUBLISHED = ("r50-ade20k", "deit-ade20k", "deit-pascal-context-60")
 

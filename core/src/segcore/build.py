@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from segcore.errors import InputError
+from segcore.layers.precision import memory_format
 from segcore.paper import Paper, load_paper
-from segcore.recipe import Model, Recipe
+from segcore.recipe import Model, Recipe, Run
 from segcore.recipe.file import recipe_from_plain
 from segcore.recipe.plain import from_plain, to_plain
 from segcore.segmentor import Segmentor
@@ -31,6 +34,11 @@ class BuiltModel(NamedTuple):
 def build_model(paper: Paper, recipe: Recipe, num_classes: int) -> Segmentor:
     """Return a network with its initial weights, the backbone's from ImageNet where the recipe says so."""
     return paper.build(recipe, num_classes)
+
+
+def placed(model: Segmentor, run: Run, device: torch.device) -> Segmentor:
+    """Return the network on a device, in the run's memory format."""
+    return model.to(device).to(memory_format=memory_format(run.channels_last))
 
 
 def fine_tune_from(

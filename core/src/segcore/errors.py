@@ -1,7 +1,7 @@
 """The one exception that a command shows as a sentence instead of a traceback."""
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """Something the user gave cannot be used: a file, an option, a checkpoint.
 
     The message is one sentence: what was expected, what came, what to do, with the name of the file or option.

@@ -1,12 +1,13 @@
-"""Where results go: no file of the user's is replaced, and a folder that refuses is found before the work is done."""
+"""Where results go: written whole or not at all, replacing no file of the user's, into folders that were tried."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from segcore.errors import InputError
 
@@ -81,6 +82,48 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(
             f"cannot write {path}: {_reason(path.parent, error)}; free space or give another folder"
         ) from error
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to write that replaces `path` only when it is complete and on the disk.
+
+    It is written under another name in the same folder, flushed to the disk and renamed. Whatever goes wrong, the
+    previous file stays whole and the unfinished one is removed.
+
+    Raises:
+        InputError: if the folder or disk refuses, for example because it is full.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(unfinished, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        # torch's zip writer reports a failed write as a RuntimeError raised while handling the OSError
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        kept = "the previous file is unchanged" if path.exists() else "nothing was left there"
+        raise InputError(
+            f"cannot save {path}: {cause.strerror or cause}; {kept}; free space or choose another folder"
+        ) from error
+    finally:
+        if unfinished.exists():
+            unfinished.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Put a rename on the disk, so that a power cut cannot undo it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _reason(folder: Path, error: OSError) -> str:

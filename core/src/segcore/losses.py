@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from einops import einsum
 from torch import Tensor, nn
 
+from segcore.data.labels import IGNORE
 from segcore.errors import InputError
 from segcore.recipe import Loss
 
-IGNORE = 255
 _VALID_EPSILON = torch.finfo(torch.float32).eps  # family M adds it to the number of labeled pixels
 
 Average = Literal["all", "valid", "weight", "sum"]

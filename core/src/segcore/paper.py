@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
 from segcore.errors import InputError
 from segcore.recipe import Model, Recipe
@@ -38,14 +40,62 @@ class Paper:
     """Published tensor names of a network, for parameter rules and published checkpoints."""
     infer_model: Callable[[Model, Mapping[str, tuple[int, ...]]], Model]
     """(options, published tensor name -> shape) -> the options of a checkpoint, as far as its shapes tell them."""
-    label_maps: Callable[[Recipe], MapSource] | None = None
+    target_maps: Callable[[Recipe], MapSource] | None = None
     """recipe -> source of the maps beside the label that training is supervised with (unept/PAPER 8)."""
     report: Callable[[LoadedCheckpoint], tuple[ReportSection, ...]] | None = None
     """A run's weights -> sections of this paper's own on the run's page (`segcore report`)."""
 
     def map_source(self, recipe: Recipe) -> MapSource | None:
         """Return the source of the recipe's maps, None where labels are all that training needs."""
-        return self.label_maps(recipe) if self.label_maps else None
+        return self.target_maps(recipe) if self.target_maps else None
+
+
+@dataclass(frozen=True)
+class Later:
+    """A function, or another name of a module, that is imported when it is called."""
+
+    place: str
+    """module:function"""
+
+    def __call__(self, *arguments: Any) -> Any:
+        return resolve_name(self.place)(*arguments)
+
+
+def paper_of_package(
+    package: str, *, title: str, model_class: type[Model], recipes: Mapping[str, Recipe], **more: Any
+) -> Paper:
+    """Return the paper of a package whose files have the usual names.
+
+    `model.py` has `build`; `names.py` has `name_map` and `infer_model`.
+
+    Args:
+        package: import name, which is the paper's name.
+        more: further fields of `Paper`.
+    """
+    return Paper(
+        name=package,
+        title=title,
+        model_class=model_class,
+        recipes=recipes,
+        build=Later(f"{package}.model:build"),
+        name_map=Later(f"{package}.names:name_map"),
+        infer_model=Later(f"{package}.names:infer_model"),
+        **more,
+    )
+
+
+def given_by(module: str, names: Collection[str]) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a package that takes these names from a module on first use.
+
+    So importing the package, and every `--help`, loads no torch.
+    """
+
+    def get(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module.rpartition('.')[0]!r} has no attribute {name!r}")
+        return getattr(import_module(module), name)
+
+    return get
 
 
 def installed_papers() -> dict[str, Paper]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,13 +12,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segcore import distributed
-from segcore.build import build_from_checkpoint, load_for_recipe
+from segcore.build import build_from_checkpoint, load_for_recipe, placed
 from segcore.data.base import ClassTable, load_classes
 from segcore.data.read import read_image
 from segcore.errors import InputError
 from segcore.evaluation.inference import predict, predict_labels, views
+from segcore.layers.precision import mixed_precision
 from segcore.paper import Paper
-from segcore.recipe import Evaluate, Recipe
+from segcore.recipe import AMP, Evaluate, Recipe
 from segcore.weights.files import LoadedCheckpoint, read_checkpoint
 
 ImageInput = str | Path | np.ndarray | Image.Image
@@ -51,7 +52,7 @@ class Predictor:
     classes: ClassTable
     protocol: Evaluate
     device: torch.device
-    amp: Literal["off", "bf16", "fp16"] = "off"
+    amp: AMP = "off"
 
     @classmethod
     def from_checkpoint(
@@ -82,8 +83,7 @@ class Predictor:
             loaded = read_checkpoint(path, unsafe=unsafe)
             classes = _classes_of(loaded, recipe)
             model = load_for_recipe(paper, recipe, len(classes.names), loaded).model
-        memory_format = torch.channels_last if recipe.run.channels_last else torch.contiguous_format
-        model = model.to(target, memory_format=memory_format).eval()  # pyright: ignore[reportCallIssue]
+        model = placed(model, recipe.run, target).eval()
         return cls(model, classes, recipe.evaluate, target, recipe.run.amp)
 
     def __call__(self, image: ImageInput, *, with_probabilities: bool = False) -> Prediction:
@@ -98,8 +98,7 @@ class Predictor:
         """
         pixels = to_pixels(image)
         size, parts = (pixels.shape[0], pixels.shape[1]), views(pixels, self.protocol)
-        dtype = torch.float16 if self.amp == "fp16" else torch.bfloat16
-        with torch.autocast(self.device.type, dtype=dtype, enabled=self.amp != "off"):
+        with mixed_precision(self.device, self.amp):
             if not with_probabilities:
                 return Prediction(predict_labels(self.model, parts, self.protocol, size).cpu().numpy())
             scores = predict(self.model, parts, self.protocol, size)

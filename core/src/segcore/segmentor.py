@@ -18,7 +18,7 @@ class Target(NamedTuple):
     Shapes:
         label (B, H, W) int64, 255 = ignore
         boundary_distance (B, H, W) float32 pixels, boundary_angle (B, H, W) float32 degrees, 255 in the padding of
-        both; None for papers whose `Paper.label_maps` does not give them
+        both; None for papers whose `Paper.target_maps` does not give them
     """
 
     label: Tensor

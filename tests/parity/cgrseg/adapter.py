@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgrseg.convert import infer_model, name_map
 from cgrseg.model import CGRSeg
+from cgrseg.names import infer_model, name_map
 from cgrseg.options import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
 from cgrseg.recipes import RECIPES
 from segcore.backbones import create_backbone

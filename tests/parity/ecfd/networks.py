@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ecfd.convert import infer_model, name_map
 from ecfd.heads import HEADS, Decoder
 from ecfd.model import ECFD
+from ecfd.names import infer_model, name_map
 from ecfd.options import TINY, ECFDModel
 from ecfd.tokens import to_tokens
 from segcore.losses import cross_entropy

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iiwa.attention import CrossIIWA, SelfIIWA, match, prepare_memory
-from iiwa.convert import leaf_renames
+from iiwa.names import leaf_renames
 from iiwa.neck import CascadeNeck, CrossFusion, Fusion, PlainFusion
 from iiwa.released import ATTENTION_LEAVES, FUSION_LEAVES
 from iiwa.windows import pad_to_windows, sine_position, window_means

@@ -10,8 +10,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from memorynet.convert import infer_model, name_map
 from memorynet.model import MemoryNet
+from memorynet.names import infer_model, name_map
 from memorynet.options import DILATIONS, MemoryNetModel
 from segcore.segmentor import StepInfo, Target
 from tests.parity.case_files import Comparison, ParityCase

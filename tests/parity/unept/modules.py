@@ -16,8 +16,8 @@ from tests.layers.deform_attn.cases import case_inputs
 from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.fill import image
 from unept.context import ContextBranch, DecoderLayer, EncoderLayer
-from unept.convert import HEAD_RENAMES
 from unept.head import SpatialBranch, boundary_head
+from unept.names import HEAD_RENAMES
 from unept.ops import NUM_DIRECTIONS, Pyramid, QuerySelfAttention
 from unept.options import UNEPTModel
 from unept.positions import sine_positions

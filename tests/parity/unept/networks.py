@@ -14,8 +14,8 @@ from segcore.recipe import Evaluate
 from segcore.segmentor import resize
 from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.unept.modules import couple_images, tensor
-from unept.convert import infer_model, name_map
 from unept.model import UNEPT
+from unept.names import infer_model, name_map
 from unept.options import UNEPTModel
 
 

@@ -16,9 +16,9 @@ from tests.parity.fill import labels
 from tests.parity.unept.modules import tensor
 from tests.parity.unept.networks import build, compare_params
 from tests.unept.networks import STEP
-from unept.convert import name_map
 from unept.head import Predictions
 from unept.losses import WEIGHTS, RefinementLoss, at_label_size, rarity_weights
+from unept.names import name_map
 from unept.ops import gather_pixels
 
 IGNORE = 255

@@ -2,47 +2,54 @@
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from segcore.commands.recipe_arguments import add_recipe_arguments, chosen_recipe
-from segcore.errors import InputError
+from segcore.commands.parsing import parse_options
+from segcore.commands.recipes import NetworkOptions
+from segcore.errors import check
 from segcore.paper import Paper
-from segcore.recipe import Recipe
+from segcore.recipe import AMP, Recipe
 
 if TYPE_CHECKING:
     import torch
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="segcore bench",
-        description="Time the network of a recipe with random weights: inference as it is, with its norms folded, and "
-        "a training step. Median over the runs.",
-    )
-    add_recipe_arguments(parser)
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images of a forward pass (default: 1)")
-    parser.add_argument("--train-batch", type=int, default=2, metavar="N", help="images of a step (default: 2)")
-    parser.add_argument("--runs", type=int, default=10, metavar="N", help="measured runs of each form (default: 10)")
-    parser.add_argument("--amp", choices=("off", "bf16", "fp16"), default="off", help="precision (default: off)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    return parser
+_DESCRIPTION = """Time the network of a recipe with random weights: inference as it is, with its norms folded, and a
+training step. Median over the runs."""
 
 
-def main(argv: Sequence[str]) -> int:
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(NetworkOptions):
+    """What to time."""
+
+    batch: int = 1
+    """Images of a forward pass."""
+    train_batch: int = 2
+    """Images of a training step."""
+    runs: int = 10
+    """Measured runs of each form."""
+    amp: AMP = "off"
+    """Precision."""
+    device: str = "auto"
+    """cpu, cuda or auto."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, value in (("batch", self.batch), ("train-batch", self.train_batch), ("runs", self.runs)):
+            check(value >= 1, f"--{option} must be at least 1, got {value}")
+
+
+def main(words: list[str]) -> int:
     """Run `segcore bench`; returns the exit code.
 
     Raises:
         InputError: for an unknown recipe or a number that must be positive.
     """
-    options = _parser().parse_args(list(argv))
-    for name in ("batch", "train_batch", "runs"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
-    paper, recipe, size = chosen_recipe(options)
+    options = parse_options("segcore bench", _DESCRIPTION, BenchOptions, words)
+    paper, recipe, size = options.find()
     bare = replace(recipe, model=replace(recipe.model, pretrained=False, weights=""))
     run = replace(bare.run, device=options.device, amp=options.amp)
     batches = (options.batch, options.train_batch)
@@ -62,16 +69,16 @@ def measure(paper: Paper, recipe: Recipe, size: tuple[int, int], batches: tuple[
     import torch  # only here, so --help is instant
 
     from segcore import distributed
-    from segcore.build import build_model
+    from segcore.build import build_model, placed
     from segcore.data import dataset_classes
     from segcore.layers.fuse import fuse_norms
+    from segcore.layers.precision import mixed_precision
     from segcore.segmentor import StepInfo
     from segcore.training.batches import target_of_labels
 
     device = distributed.init(recipe.run.device).device
-    dtype = torch.float16 if recipe.run.amp == "fp16" else torch.bfloat16
     num_classes = len(dataset_classes(recipe.data).names)
-    model = build_model(paper, recipe, num_classes).to(device).to(memory_format=torch.channels_last)
+    model = placed(build_model(paper, recipe, num_classes), recipe.run, device)
     image, image_to_learn = (
         torch.randn(batch, 3, *size, device=device).to(memory_format=torch.channels_last) for batch in batches
     )
@@ -80,13 +87,13 @@ def measure(paper: Paper, recipe: Recipe, size: tuple[int, int], batches: tuple[
 
     def forward(network: torch.nn.Module) -> Callable[[], None]:
         def run() -> None:
-            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=recipe.run.amp != "off"):
+            with torch.inference_mode(), mixed_precision(device, recipe.run.amp):
                 network(image)
 
         return run
 
     def learn() -> None:
-        with torch.autocast(device.type, dtype, enabled=recipe.run.amp != "off"):
+        with mixed_precision(device, recipe.run.amp):
             terms = model.losses(image_to_learn, target, StepInfo(0, 1, recipe.optim.lr))
         torch.stack([value for name, value in terms.items() if "loss" in name]).sum().backward()
         model.zero_grad()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from segcore.errors import InputError
+import tyro
+
+from segcore.commands.parsing import parse_options
+from segcore.errors import InputError, check
+from segcore.files import atomic_write
 from segcore.paper import Paper, load_paper
 from segcore.recipe import Recipe
 from segcore.recipe.plain import to_plain
@@ -21,61 +23,68 @@ _DESCRIPTION = """Turn a published .pth checkpoint into one of ours (IN.pth OUT.
 ours into the published layout (IN.safetensors OUT.pth). Every tensor must fit; nothing is skipped silently."""
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="segcore convert", description=_DESCRIPTION)
-    parser.add_argument("source", type=Path, metavar="IN", help="checkpoint to read")
-    parser.add_argument("target", type=Path, metavar="OUT", help="file to write: .safetensors, or .pth for the reverse")
-    parser.add_argument("--paper", default="", help="paper that the checkpoint is of, e.g. cgrseg")
-    parser.add_argument("--recipe", default="", help="recipe it was trained with, e.g. t-ade20k")
-    classes = "classes of a checkpoint that names none: a file (names, or JSON), or a data set; default: the recipe's"
-    parser.add_argument("--classes", default="", metavar="FILE|DATASET", help=classes)
-    unsafe = "unpickle without restriction: RUNS CODE of the file; only for files you trust"
-    parser.add_argument("--unsafe", action="store_true", help=unsafe)
-    return parser.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """What to convert."""
+
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
+    """Checkpoint to read."""
+    target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """File to write: .safetensors, or .pth for the reverse."""
+    paper: str = ""
+    """Paper that the checkpoint is of, e.g. cgrseg."""
+    recipe: str = ""
+    """Recipe it was trained with, e.g. t-ade20k."""
+    classes: Annotated[str, tyro.conf.arg(metavar="FILE|DATASET")] = ""
+    """Classes of a checkpoint that names none: a file (names, or JSON), or a data set; empty takes the recipe's."""
+    unsafe: bool = False
+    """Unpickle without restriction: RUNS CODE of the file; only for files you trust."""
+
+    def __post_init__(self) -> None:
+        is_known = self.target.suffix in (".safetensors", ".pth")
+        check(is_known, f"{self.target}: expected OUT to end with .safetensors (ours) or .pth (published)")
+        is_named = bool(self.paper and self.recipe) or self.target.suffix == ".pth"
+        check(is_named, "converting a published checkpoint needs --paper NAME and --recipe NAME")
 
 
-def main(argv: Sequence[str]) -> int:
+def main(words: list[str]) -> int:
     """Run the command; returns the exit code.
 
     Raises:
         InputError: for files that cannot be read, written or converted.
     """
-    options = _parse(argv)
+    options = parse_options("segcore convert", _DESCRIPTION, ConvertOptions, words)
     if options.target.suffix == ".safetensors":
-        if not options.paper or not options.recipe:
-            raise InputError("converting a published checkpoint needs --paper NAME and --recipe NAME")
-        to_ours(options.source, options.target, options.paper, options.recipe, options.classes, unsafe=options.unsafe)
-    elif options.target.suffix == ".pth":
-        to_published(options.source, options.target)
+        to_ours(options)
     else:
-        raise InputError(f"{options.target}: expected OUT to end with .safetensors (ours) or .pth (published)")
+        to_published(options.source, options.target)
     print(f"wrote {options.target}")
     return 0
 
 
-def to_ours(source: Path, target: Path, paper_name: str, recipe_name: str, classes: str, *, unsafe: bool) -> None:
+def to_ours(options: ConvertOptions) -> None:
     """Convert a published checkpoint into a weights file of ours, with the recipe and classes in its header."""
     from segcore.build import load_for_recipe  # torch loads only here, so --help is instant
     from segcore.weights.files import CheckpointMeta, read_checkpoint, run_versions, save_weights
 
-    paper = load_paper(paper_name)
-    recipe = _find_recipe(paper, recipe_name)
-    loaded = read_checkpoint(source, unsafe=unsafe)
+    paper = load_paper(options.paper)
+    recipe = _find_recipe(paper, options.recipe)
+    loaded = read_checkpoint(options.source, unsafe=options.unsafe)
     if loaded.meta is not None:
-        raise InputError(f"{source} is one of ours already; expected a published .pth")
-    table = _classes(classes, recipe, loaded)
-    model, options = load_for_recipe(paper, recipe, len(table.names), loaded)
+        raise InputError(f"{options.source} is one of ours already; expected a published .pth")
+    table = _classes(options.classes, recipe, loaded)
+    model, model_options = load_for_recipe(paper, recipe, len(table.names), loaded)
     meta = CheckpointMeta(
         paper=paper.name,
-        recipe_name=recipe_name,
-        recipe=to_plain(replace(recipe, model=options)),
+        recipe_name=options.recipe,
+        recipe=to_plain(replace(recipe, model=model_options)),
         classes=list(table.names),
         palette=table.palette.tolist(),
         iteration=int(loaded.published_meta.get("iter", 0)),
         scores={},
         versions=run_versions(),
     )
-    save_weights(target, model.state_dict(), meta)
+    save_weights(options.target, model.state_dict(), meta)
 
 
 def to_published(source: Path, target: Path) -> None:
@@ -83,7 +92,6 @@ def to_published(source: Path, target: Path) -> None:
     import torch  # only here, so --help is instant
 
     from segcore.build import build_from_checkpoint
-    from segcore.weights.files import atomic_write
 
     model, meta, _ = build_from_checkpoint(source)
     tensors = load_paper(meta.paper).name_map(model).export(model)

@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from segcore.commands.recipe_arguments import add_recipe_arguments, chosen_recipe
+from segcore.commands.parsing import parse_options
+from segcore.commands.recipes import NetworkOptions
+from segcore.errors import check
 from segcore.paper import Paper
-from segcore.recipe import Recipe
+from segcore.recipe import Published, Recipe
+
+_DESCRIPTION = """Count the parameters and multiply-adds of a recipe's network, as the papers count them and as torch
+does, for one image of the training crop."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="segcore count",
-        description="Count the parameters and multiply-adds of a recipe's network, as the papers count them and as "
-        "torch does, for one image of the training crop.",
-    )
-    add_recipe_arguments(parser)
-    parser.add_argument("--classes", type=int, default=0, metavar="K", help="default: those of the data set")
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class CountOptions(NetworkOptions):
+    """What to count."""
+
+    classes: int = 0
+    """Number of classes; 0 is that of the data set."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.classes >= 0, f"--classes must not be negative, got {self.classes}")
 
 
-def main(argv: Sequence[str]) -> int:
+def main(words: list[str]) -> int:
     """Run `segcore count`; returns the exit code.
 
     Raises:
         InputError: for an unknown or ambiguous recipe.
     """
-    options = _parser().parse_args(list(argv))
-    paper, recipe, size = chosen_recipe(options)
+    options = parse_options("segcore count", _DESCRIPTION, CountOptions, words)
+    paper, recipe, size = options.find()
     counted = count_recipe(paper, recipe, size, options.classes)
     print(f"{paper.name} {options.recipe}, 1x3x{size[0]}x{size[1]}: {counted}")
-    published = recipe.published
-    if published.params is not None and published.gmacs is not None:
-        note = f" ({published.note})" if published.note else ""
-        print(f"published: {published.params:g} M parameters, {published.gmacs:g} GMACs{note}")
+    figures = _published(recipe.published)
+    if figures:
+        print(figures)
     return 0
+
+
+def _published(published: Published) -> str:
+    """Return the published figures as one line; empty where there are none."""
+    known = ((published.params, "M parameters"), (published.gmacs, "GMACs"))
+    figures = [f"{value:g} {unit}" for value, unit in known if value is not None]
+    note = f" ({published.note})" if published.note else ""
+    return f"published: {', '.join(figures)}{note}" if figures else ""
 
 
 def count_recipe(paper: Paper, recipe: Recipe, size: tuple[int, int], num_classes: int = 0) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segcore.errors import InputError
+from segcore.commands.parsing import parse_options
+from segcore.commands.test import TestOptions, test
+from segcore.errors import InputError, check
 from segcore.paper import Paper, installed_papers, load_paper
 from segcore.recipe import Recipe
 
@@ -17,31 +17,37 @@ RECIPE = "toy"
 _MAIN = "cgrseg"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="segcore demo",
-        description="Train on generated street scenes from scratch, test single-scale and multi-scale + flip, and "
-        "write an HTML page with curves, scores and predictions. Needs no file, no download, no GPU.",
-    )
-    parser.add_argument("--paper", default="", help=f"installed paper, or all (default: {_MAIN}, else the first one)")
-    parser.add_argument("--out", default="demo", metavar="DIR", help="page: DIR/PAPER/report.html (default: demo)")
-    parser.add_argument("--iterations", type=int, default=0, metavar="N", help="training steps (default: the recipe's)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    return parser
+_DESCRIPTION = """Train on generated street scenes from scratch, test single-scale and multi-scale + flip, and write an
+HTML page with curves, scores and predictions. Needs no file, no download, no GPU."""
 
 
-def main(argv: Sequence[str]) -> int:
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What to demonstrate."""
+
+    paper: str = ""
+    """Installed paper, or all; empty is cgrseg, else the first one."""
+    out: str = "demo"
+    """Folder; the page is OUT/PAPER/report.html."""
+    iterations: int = 0
+    """Training steps; 0 is the recipe's."""
+    device: str = "auto"
+    """cpu, cuda or auto."""
+
+    def __post_init__(self) -> None:
+        check(self.iterations >= 0, f"--iterations must not be negative, got {self.iterations}")
+
+
+def main(words: list[str]) -> int:
     """Run `segcore demo`; returns the exit code.
 
     Raises:
         InputError: if the paper is not installed or the folder holds something else.
     """
-    options = _parser().parse_args(list(argv))
-    if options.iterations < 0:
-        raise InputError(f"--iterations must not be negative, got {options.iterations}")
+    options = parse_options("segcore demo", _DESCRIPTION, DemoOptions, words)
     for paper in _papers(options.paper):
         folder = Path(options.out, paper.name)
-        code = _demonstrate(paper, _recipe(paper, folder, options.iterations, options.device), folder)
+        code = _demonstrate(paper, _recipe(paper, folder, options), folder)
         if code:
             return code
     return 0
@@ -58,10 +64,10 @@ def _papers(word: str) -> list[Paper]:
     return [installed[_MAIN if _MAIN in installed else next(iter(installed))]]
 
 
-def _recipe(paper: Paper, folder: Path, iterations: int, device: str) -> Recipe:
+def _recipe(paper: Paper, folder: Path, options: DemoOptions) -> Recipe:
     recipe = paper.recipes[RECIPE]
-    run = replace(recipe.run, work_dir=str(folder), device=device)
-    schedule = replace(recipe.schedule, iterations=iterations or recipe.schedule.iterations)
+    run = replace(recipe.run, work_dir=str(folder), device=options.device)
+    schedule = replace(recipe.schedule, iterations=options.iterations or recipe.schedule.iterations)
     return replace(recipe, run=run, schedule=schedule)
 
 
@@ -87,9 +93,7 @@ def _make_room(folder: Path, paper: Paper) -> None:
 
 def _demonstrate(paper: Paper, recipe: Recipe, folder: Path) -> int:
     """Train, test twice, report; returns the exit code of the training."""
-    from segcore.commands.parsing import TestOptions  # torch loads only here, so --help is instant
-    from segcore.commands.test import test
-    from segcore.report.build import report_run
+    from segcore.report.build import report_run  # torch loads only here, so --help is instant
     from segcore.report.run_report import find_weights
     from segcore.training.loop import train
 

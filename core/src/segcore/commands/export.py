@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from segcore.errors import InputError
+import tyro
+
+from segcore.commands.parsing import parse_options
+from segcore.errors import InputError, check
+from segcore.files import atomic_write
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,22 +22,32 @@ stride."""
 _KINDS: dict[str, Literal["pt2", "onnx"]] = {".pt2": "pt2", ".onnx": "onnx"}
 
 
-def main(argv: Sequence[str]) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What to export."""
+
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
+    """Weights of ours (.safetensors)."""
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """File to write: .pt2 or .onnx."""
+    height: int = 512
+    """Height of the input, pixels."""
+    width: int = 512
+    """Width of the input, pixels."""
+
+    def __post_init__(self) -> None:
+        check(self.out.suffix in _KINDS, f"{self.out}: expected OUT to end with .pt2 or .onnx")
+        is_size = min(self.height, self.width) >= 1
+        check(is_size, f"--height and --width must be positive, got {self.height} and {self.width}")
+
+
+def main(words: list[str]) -> int:
     """Run the command; returns the exit code.
 
     Raises:
         InputError: for a checkpoint that cannot be read, an unknown suffix, or a missing extra.
     """
-    parser = argparse.ArgumentParser(prog="segcore export", description=_DESCRIPTION)
-    parser.add_argument("checkpoint", type=Path, help="weights of ours (.safetensors)")
-    parser.add_argument("out", type=Path, help="file to write: .pt2 or .onnx")
-    parser.add_argument("--height", type=int, default=512, help="height of the input, pixels (default 512)")
-    parser.add_argument("--width", type=int, default=512, help="width of the input, pixels (default 512)")
-    options = parser.parse_args(argv)
-    if options.out.suffix not in _KINDS:
-        raise InputError(f"{options.out}: expected OUT to end with .pt2 or .onnx")
-    if min(options.height, options.width) < 1:
-        raise InputError(f"--height and --width must be positive, got {options.height} and {options.width}")
+    options = parse_options("segcore export", _DESCRIPTION, ExportOptions, words)
     from segcore.build import build_from_checkpoint  # torch loads only here, so --help is instant
 
     built = build_from_checkpoint(options.checkpoint)
@@ -53,8 +66,6 @@ def export(model: nn.Module, size: tuple[int, int], path: Path, kind: Literal["p
         InputError: if the file cannot be written, or the extra for ONNX is not installed.
     """
     import torch  # only here, so --help is instant
-
-    from segcore.weights.files import atomic_write
 
     if kind == "onnx":
         missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
 from segcore import __version__
-from segcore.commands.parsing import run_guarded
+from segcore.commands.running import run_guarded
 from segcore.errors import InputError
 
-COMMANDS: dict[str, tuple[str, str]] = {
+Table = Mapping[str, tuple[str, str]]
+"""Command -> module with `main(words) -> int`, or with a table `COMMANDS` of its own, and its line of help."""
+
+COMMANDS: Table = {
     "data": ("segcore.commands.data", "list the data sets, prepare one, check one: counts, histogram, faults"),
     "score": ("segcore.commands.score", "score a folder of predicted label maps"),
     "convert": ("segcore.commands.convert", "turn a published .pth checkpoint into ours"),
@@ -21,48 +24,47 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("segcore.commands.report", "HTML page of a work directory: curves, scores, gallery"),
     "demo": ("segcore.commands.demo", "train, test and report on generated scenes in a few minutes"),
 }
-"""Command -> module with `main(argv) -> int`, and its line of help."""
+_FOOT = """
+`segcore COMMAND --help` explains one; --debug shows tracebacks. Training, testing and prediction are the
+commands of each paper: <paper>-train, <paper>-test, <paper>-predict."""
 
 
-def overview() -> str:
-    """Return the help text."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name.ljust(width)}  {text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: segcore COMMAND ...",
-            "",
-            *lines,
-            "",
-            "`segcore COMMAND --help` explains one; --debug shows tracebacks. Training, testing and prediction are the",
-            "commands of each paper: <paper>-train, <paper>-test, <paper>-predict.",
-        ]
-    )
+def overview(program: str, table: Table) -> str:
+    """Return the help text of a table of commands."""
+    width = max(map(len, table))
+    lines = [f"  {name.ljust(width)}  {text}" for name, (_, text) in table.items()]
+    foot = _FOOT if program == "segcore" else f"\n`{program} COMMAND --help` explains one."
+    return "\n".join([f"usage: {program} COMMAND ...", "", *lines, foot])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `segcore COMMAND ...`; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        print(overview())
-        return 0 if words else 2
-    if words[0] == "--version":
+    if words[:1] == ["--version"]:
         print(f"segcore {__version__}")
         return 0
+    return _choose("segcore", COMMANDS, words)
 
-    def unknown(_: list[str]) -> int:
-        close = get_close_matches(words[0], COMMANDS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else f"; the commands are {', '.join(COMMANDS)}"
-        raise InputError(f"unknown command {words[0]!r}{hint}")
 
-    if words[0] not in COMMANDS:
-        return run_guarded("segcore", words, unknown)
+def _choose(program: str, table: Table, words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(overview(program, table))
+        return 0 if words else 2
+    name, rest = words[0], words[1:]
+    if name not in table:
+        return run_guarded(program, words, lambda _: _refuse(name, table))
+    module = import_module(table[name][0])
+    inner: Table | None = getattr(module, "COMMANDS", None)
+    if inner is not None:
+        return _choose(f"{program} {name}", inner, rest)
+    body: Callable[[list[str]], int] = module.main
+    return run_guarded(f"{program} {name}", rest, body)
 
-    def body(rest: list[str]) -> int:
-        command: Callable[[list[str]], int] = import_module(COMMANDS[words[0]][0]).main
-        return command(rest)
 
-    return run_guarded(f"segcore {words[0]}", words[1:], body)
+def _refuse(name: str, table: Table) -> int:
+    close = get_close_matches(name, table, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(table)}"
+    raise InputError(f"unknown command {name!r}; {hint}")
 
 
 if __name__ == "__main__":

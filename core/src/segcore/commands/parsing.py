@@ -1,86 +1,40 @@
-"""The commands that every paper has: `<paper>-train`, `<paper>-test`, `<paper>-predict`.
+"""How the words of a command become an options object: one library, tyro, for all of them.
 
-The first argument names a recipe; everything else is an option of it (`--section.field value`). Nothing here imports
-torch before a command really runs, so that `--help` is instant.
+The options of a command are a frozen dataclass beside it, whose field texts are its help. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
-from difflib import get_close_matches
-from functools import partial
-from typing import Annotated, Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
+from segcore.commands.recipes import find_recipe, recipe_table
 from segcore.errors import InputError
 from segcore.paper import Paper
 from segcore.recipe import Recipe
-from segcore.recipe.file import read_recipe
 
-
-@dataclass(frozen=True, kw_only=True)
-class TestOptions:
-    """How to test."""
-
-    __test__: ClassVar[bool] = False  # its name is no test of pytest's
-
-    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
-    """Weights: ours (.safetensors) or a published .pth."""
-    eval: tuple[str, ...] = ("mIoU",)
-    """Scores to print: mIoU, mDice, mFscore, cityscapes (class and category averages of its tools)."""
-    aug_test: bool = False
-    """Multi-scale + flip: the recipe's --evaluate.aug-ratios and --evaluate.aug-flip."""
-    out: str = ""
-    """Folder for the predicted label maps (8-bit PNG of train ids)."""
-    format_only: bool = False
-    """Write the predictions in the encoding of the data set's test server into --out, without scoring."""
-    show_dir: str = ""
-    """Folder for overlays of the predictions on the images."""
-    opacity: float = 0.5
-    """Opacity of the overlays, 0 to 1."""
-    unsafe: bool = False
-    """Unpickle a .pth that holds more than tensors: runs code of the file, only for files you made yourself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictOptions:
-    """What to predict on."""
-
-    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
-    """Weights: ours (.safetensors) or a published .pth."""
-    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="INPUT [INPUT ...]")]
-    """Images, folders of images, or a video file."""
-    out: str = "predictions"
-    """Folder for label maps (palette PNG) and, for a video, the overlay video."""
-    show_dir: str = ""
-    """Folder for overlays; empty writes them beside the label maps."""
-    opacity: float = 0.5
-    """Opacity of the overlays, 0 to 1."""
-    aug_test: bool = False
-    """Multi-scale + flip."""
-    unsafe: bool = False
-    """Unpickle a .pth that holds more than tensors: runs code of the file, only for files you made yourself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _NoOptions:
-    pass
+Options = TypeVar("Options")
+PATH = tyro.conf.Positional[str]
+"""A word that needs no option before it; `Annotated[PATH, tyro.conf.arg(metavar=...)]` names it."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A parsed command line."""
+    """The words of a command that works on a recipe."""
 
     name: str
     """Name of the recipe."""
     recipe: Recipe
     options: Any
-    """TestOptions, PredictOptions or nothing."""
+    """The command's own options, beside those of the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NoOptions:
+    pass
 
 
 _RULES = tyro.constructors.ConstructorRegistry()
@@ -158,18 +112,16 @@ def _spell_out_flags(argv: Sequence[str], flags: set[str]) -> list[str]:
     return result
 
 
-def recipe_table(paper: Paper) -> str:
-    """Return the recipes of a paper as a text table with their published figures."""
-    head = ("recipe", "data set", "mIoU", "ms+flip", "params M", "GMACs", "note")
-    rows: list[tuple[str, ...]] = [head]
-    for name, recipe in paper.recipes.items():
-        p = recipe.published
-        figures = ("-" if value is None else f"{value:g}" for value in (p.miou, p.miou_ms, p.params, p.gmacs))
-        rows.append((name, recipe.data.dataset, *figures, p.note))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head) - 1)]
-    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=False)] for row in rows]
-    lines = ["  ".join([*cells, row[-1]]).rstrip() for cells, row in zip(padded, rows, strict=True)]
-    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+def parse_options(program: str, description: str, options: type[Options], words: Sequence[str]) -> Options:
+    """Return the options of a command; tyro itself prints help or exits with code 2 on a wrong word."""
+    return tyro.cli(
+        options,
+        prog=program,
+        description=description,
+        args=_spell_out_flags(words, _boolean_options(options)),
+        registry=_RULES,
+        config=(tyro.conf.FlagConversionOff,),
+    )
 
 
 def _overview(program: str, paper: Paper, arguments: str) -> str:
@@ -182,19 +134,21 @@ def _overview(program: str, paper: Paper, arguments: str) -> str:
     )
 
 
-def parse(program: str, paper: Paper, argv: Sequence[str], options: type = _NoOptions) -> Request | None:
-    """Parse a command line; prints and returns None where it only asks for help or the list.
+def parse_recipe(
+    program: str, paper: Paper, words: Sequence[str], options: type = _NoOptions, default: Recipe | None = None
+) -> Request | None:
+    """Parse RECIPE, the command's own options and those of the recipe; None where only help or the list is asked for.
 
     Raises:
         InputError: for an unknown recipe or an impossible value. tyro itself exits with code 2 on unknown options.
     """
     arguments = " ".join(f.name.upper() for f in fields(options) if f.name in ("checkpoint", "inputs"))
-    if not argv or argv[0] in ("-h", "--help", "--list"):
-        print(recipe_table(paper) if argv and argv[0] == "--list" else _overview(program, paper, arguments))
-        if not argv:
+    if not words or words[0] in ("-h", "--help", "--list"):
+        print(recipe_table(paper) if words and words[0] == "--list" else _overview(program, paper, arguments))
+        if not words:
             raise InputError(f"a recipe is needed as the first argument, for example {next(iter(paper.recipes))}")
         return None
-    name, default = _find_recipe(paper, argv[0])
+    name, default = find_recipe(paper, words[0])
     if not default.run.work_dir:
         default = replace(default, run=replace(default.run, work_dir=f"work_dirs/{paper.name}-{name}"))
 
@@ -203,113 +157,13 @@ def parse(program: str, paper: Paper, argv: Sequence[str], options: type = _NoOp
         ("options", Annotated[options, unprefixed]),
         ("recipe", Annotated[Recipe, unprefixed], field(default=default)),
     ]
-    words = _spell_out_flags(argv[1:], _boolean_options(default) | _boolean_options(options))
-    command = tyro.cli(
+    flags = _boolean_options(default) | _boolean_options(options)
+    parsed = tyro.cli(
         make_dataclass("Command", parts, frozen=True, kw_only=True),
-        prog=f"{program} {argv[0]}",
+        prog=f"{program} {words[0]}",
         description=f"{paper.title}. Recipe {name}.",
-        args=words,
+        args=_spell_out_flags(words[1:], flags),
         registry=_RULES,
         config=(tyro.conf.FlagConversionOff,),
     )
-    return Request(name, command.recipe, command.options)
-
-
-def _find_recipe(paper: Paper, word: str) -> tuple[str, Recipe]:
-    if word in paper.recipes:
-        return word, paper.recipes[word]
-    if word.startswith("-"):
-        raise InputError(f"the first argument must be a recipe, got {word!r}; --list prints them")
-    saved = read_recipe(paper, word)
-    if saved is not None:
-        return saved
-    close = get_close_matches(word, paper.recipes, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(close)}?" if close else "--list prints them"
-    raise InputError(f"{paper.name} has no recipe {word!r} (nor is it a recipe.json or work directory); {hint}")
-
-
-def run_guarded(program: str, argv: Sequence[str] | None, body: Callable[[list[str]], int]) -> int:
-    """Run a command: what a user caused becomes one sentence and exit code 2 (with `--debug`, a traceback as well)."""
-    # Threads that wait for each other spin only briefly: two runs on two cores then share them instead of starving
-    # each other (measured: 15 images/s each instead of 2), for 7 % of the speed of a run alone.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    words = list(sys.argv[1:] if argv is None else argv)
-    code = _run(program, words, body)
-    if argv is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # torch's threads of the process group may abort a process that is being torn down (seen with gloo): leave now
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
-
-
-def _run(program: str, words: list[str], body: Callable[[list[str]], int]) -> int:
-    is_debug = "--debug" in words
-    try:
-        return body([word for word in words if word != "--debug"])
-    except InputError as error:
-        if is_debug:
-            traceback.print_exc()
-        print(f"{program}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return 130
-
-
-def train_command(paper: Paper, argv: Sequence[str] | None = None) -> int:
-    """Train a recipe."""
-    program = f"{paper.name}-train"
-
-    def body(words: list[str]) -> int:
-        request = parse(program, paper, words)
-        if request is None:
-            return 0
-        from segcore.training.loop import train  # torch loads only here, so --help is instant
-
-        return train(paper, request.name, request.recipe).exit_code
-
-    return run_guarded(program, argv, body)
-
-
-def test_command(paper: Paper, argv: Sequence[str] | None = None) -> int:
-    """Test a checkpoint with a recipe's data and protocol."""
-    program = f"{paper.name}-test"
-
-    def body(words: list[str]) -> int:
-        request = parse(program, paper, words, TestOptions)
-        if request is None:
-            return 0
-        from segcore.commands.test import test  # torch loads only here, so --help is instant
-
-        test(paper, request.name, request.recipe, request.options)
-        return 0
-
-    return run_guarded(program, argv, body)
-
-
-def predict_command(paper: Paper, argv: Sequence[str] | None = None) -> int:
-    """Predict on the user's own images, folders or video."""
-    program = f"{paper.name}-predict"
-
-    def body(words: list[str]) -> int:
-        request = parse(program, paper, words, PredictOptions)
-        if request is None:
-            return 0
-        from segcore.commands.test import predict  # torch loads only here, so --help is instant
-
-        predict(paper, request.name, request.recipe, request.options)
-        return 0
-
-    return run_guarded(program, argv, body)
-
-
-class Command(Protocol):
-    """A console script: the words after its name, or those of this process -> exit code."""
-
-    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
-
-
-def commands(paper: Paper) -> tuple[Command, Command, Command]:
-    """Return a paper's three console scripts: train, test, predict."""
-    return partial(train_command, paper), partial(test_command, paper), partial(predict_command, paper)
+    return Request(name, parsed.recipe, parsed.options)

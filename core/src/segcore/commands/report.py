@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from segcore.errors import InputError
+import tyro
 
+from segcore.commands.parsing import parse_options
+from segcore.errors import check
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="segcore report",
-        description="Write one self-contained HTML page about a training run: curves, scores, gallery, recipe.",
-    )
-    parser.add_argument("work_dir", metavar="WORK_DIR", help="folder of a run of <paper>-train")
-    parser.add_argument("--out", default="", metavar="FILE", help="page to write (default: WORK_DIR/report.html)")
-    parser.add_argument("--gallery", type=int, default=6, metavar="N", help="pictures, spread over the test images")
-    parser.add_argument("--keep-gallery", action="store_true", help="show the pictures of WORK_DIR/gallery as they are")
-    parser.add_argument(
-        "--data", "--run.data", default="", metavar="DIR", help="folder of the data set (default: the run's)"
-    )
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    return parser
+_DESCRIPTION = "Write one self-contained HTML page about a training run: curves, scores, gallery, recipe."
 
 
-def main(argv: Sequence[str]) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """What to report."""
+
+    work_dir: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WORK_DIR")]
+    """Folder of a run of <paper>-train."""
+    out: str = ""
+    """Page to write; empty is WORK_DIR/report.html."""
+    gallery: int = 6
+    """Pictures, spread over the test images."""
+    keep_gallery: bool = False
+    """Show the pictures of WORK_DIR/gallery as they are."""
+    data: Annotated[str, tyro.conf.arg(aliases=["--run.data"])] = ""
+    """Folder of the data set; empty is the run's."""
+    device: str = "auto"
+    """cpu, cuda or auto."""
+
+    def __post_init__(self) -> None:
+        check(self.gallery >= 0, f"--gallery must not be negative, got {self.gallery}")
+
+
+def main(words: list[str]) -> int:
     """Run `segcore report WORK_DIR`.
 
     Raises:
         InputError: if the folder holds no run with weights, or its data set cannot be read.
     """
-    options = _parser().parse_args(list(argv))
-    if options.gallery < 0:
-        raise InputError(f"--gallery must not be negative, got {options.gallery}")
+    options = parse_options("segcore report", _DESCRIPTION, ReportOptions, words)
     from segcore.report.build import report_run  # torch loads only here, so --help is instant
 
     count = None if options.keep_gallery else options.gallery

@@ -1,4 +1,4 @@
-"""What `<paper>-test` and `<paper>-predict` do after parsing."""
+"""`<paper>-test RECIPE CHECKPOINT`: score a checkpoint, or write its predictions."""
 
 from __future__ import annotations
 
@@ -6,46 +6,67 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import torch
-from rich.console import Console
-from torch import Tensor
+import tyro
 
-from segcore import distributed
-from segcore.build import model_for_checkpoint
-from segcore.commands.parsing import PredictOptions, TestOptions
-from segcore.commands.predict import encode_submission, run, save_label, save_overlay, submission_palette
+from segcore.commands.parsing import parse_recipe
+from segcore.commands.running import Command, command
+from segcore.commands.scores import check_scores, print_scores
 from segcore.data import create_dataset
-from segcore.data.base import FileDataset, Sample, SegmentationDataset
 from segcore.errors import InputError
-from segcore.evaluation.evaluate import evaluate
-from segcore.evaluation.label_folder import cityscapes_summary
-from segcore.evaluation.metrics import Scores
-from segcore.files import Target, check_opacity, check_targets, make_folder
-from segcore.images.visualize import score_table
+from segcore.files import Target, atomic_write, check_opacity, check_targets, make_folder
 from segcore.paper import Paper
-from segcore.predictor import Predictor
-from segcore.recipe import Evaluate, Recipe
-from segcore.segmentor import Segmentor
-from segcore.weights.files import atomic_write
+from segcore.recipe import Recipe
 
-METRICS = ("mIoU", "mDice", "mFscore")
-CITYSCAPES = "cityscapes"
-"""Value of --eval for the scores of the Cityscapes tools: averages over classes and categories."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from segcore.data.base import FileDataset, Sample, SegmentationDataset
+    from segcore.evaluation.metrics import Scores
 
 
-def _protocol(recipe: Recipe, aug_test: bool) -> Evaluate:
-    return recipe.evaluate.with_augmentation() if aug_test else recipe.evaluate
+@dataclass(frozen=True, kw_only=True)
+class TestOptions:
+    """How to test."""
+
+    __test__: ClassVar[bool] = False  # its name is no test of pytest's
+
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
+    """Weights: ours (.safetensors) or a published .pth."""
+    eval: tuple[str, ...] = ("mIoU",)
+    """Scores to print: mIoU, mDice, mFscore, cityscapes (class and category averages of its tools)."""
+    aug_test: bool = False
+    """Multi-scale + flip: the recipe's --evaluate.aug-ratios and --evaluate.aug-flip."""
+    out: str = ""
+    """Folder for the predicted label maps (8-bit PNG of train ids)."""
+    format_only: bool = False
+    """Write the predictions in the encoding of the data set's test server into --out, without scoring."""
+    show_dir: str = ""
+    """Folder for overlays of the predictions on the images."""
+    opacity: float = 0.5
+    """Opacity of the overlays, 0 to 1."""
+    unsafe: bool = False
+    """Unpickle a .pth that holds more than tensors: runs code of the file, only for files you made yourself."""
+
+
+def test_command(paper: Paper) -> Command:
+    """Return the console script that tests a paper's networks."""
+    program = f"{paper.name}-test"
+
+    def body(words: list[str]) -> int:
+        request = parse_recipe(program, paper, words, TestOptions)
+        if request is not None:
+            test(paper, request.name, request.recipe, request.options)
+        return 0
+
+    return command(program, body)
 
 
 def _check(options: TestOptions, dataset: str) -> None:
-    unknown = [name for name in options.eval if name not in (*METRICS, CITYSCAPES)]
-    if unknown:
-        raise InputError(f"--eval {' '.join(unknown)} is unknown; choose from {', '.join((*METRICS, CITYSCAPES))}")
-    if CITYSCAPES in options.eval and dataset != CITYSCAPES:
-        raise InputError(f"--eval cityscapes scores the data set cityscapes, not {dataset}; choose mIoU")
+    check_scores(options.eval, dataset)
     if options.format_only and not options.out:
         raise InputError("--format-only needs --out DIR for the files to submit")
     check_opacity(options.opacity)
@@ -62,6 +83,8 @@ def _overlay_path(options: TestOptions, name: str) -> Path:
 
 def _check_outputs(options: TestOptions, recipe: Recipe, dataset: SegmentationDataset) -> None:
     """Refuse before the work what would replace a file of the data set or cannot be written after it."""
+    from segcore.data.base import FileDataset
+
     if isinstance(dataset, FileDataset):  # the others have no files that could be replaced
         files = [path for index in range(len(dataset)) for path in dataset.files(index) if path is not None]
         check_targets(_targets(options, dataset), files)
@@ -86,6 +109,7 @@ def _writer(options: TestOptions, dataset: SegmentationDataset) -> Callable[[int
     """Return the hook that writes each prediction as the options ask, or None where they ask for none."""
     if not options.out and not options.show_dir:
         return None
+    from segcore.images.label_files import encode_submission, save_label, save_overlay, submission_palette
 
     def write(_: int, sample: Sample, prediction: Tensor) -> None:
         label = prediction.cpu().numpy()
@@ -101,14 +125,6 @@ def _writer(options: TestOptions, dataset: SegmentationDataset) -> Callable[[int
     return write
 
 
-def _load(
-    paper: Paper, recipe: Recipe, num_classes: int, checkpoint: str, unsafe: bool, device: torch.device
-) -> Segmentor:
-    model = model_for_checkpoint(paper, recipe, num_classes, checkpoint, unsafe=unsafe)
-    memory_format = torch.channels_last if recipe.run.channels_last else torch.contiguous_format
-    return model.to(device).to(memory_format=memory_format).eval()
-
-
 def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Scores | None:
     """Score a checkpoint on the recipe's test split, or write its predictions for a test server.
 
@@ -119,17 +135,23 @@ def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Score
             written, or a checkpoint of another model.
     """
     _check(options, recipe.data.dataset)
+    from segcore import distributed  # torch loads only here, so --help is instant
+    from segcore.build import model_for_checkpoint, placed
+    from segcore.evaluation.evaluate import evaluate
+
     world = distributed.init(recipe.run.device)
     try:
         data = recipe.data
         dataset = create_dataset(data, recipe.run.data, data.test_split, list_file=data.test_list)
         _check_outputs(options, recipe, dataset)
-        model = _load(paper, recipe, len(dataset.classes.names), options.checkpoint, options.unsafe, world.device)
+        num_classes = len(dataset.classes.names)
+        model = model_for_checkpoint(paper, recipe, num_classes, options.checkpoint, unsafe=options.unsafe)
+        model = placed(model, recipe.run, world.device).eval()
         started = time.perf_counter()
         scores = evaluate(
             model,
             dataset,
-            _protocol(recipe, options.aug_test),
+            recipe.evaluate.protocol(options.aug_test),
             device=world.device,
             workers=data.workers,
             amp=recipe.run.amp,
@@ -155,25 +177,18 @@ def _report(
     scores: Scores,
     seconds: float,
 ) -> None:
+    from rich.console import Console
+
     console = Console()
     rate = f"{len(dataset)} images in {seconds:.1f} s ({len(dataset) / seconds:.2f} images/s)"
     if options.format_only:
         console.print(f"wrote {len(dataset)} predictions for the {dataset.name} server to {options.out}; {rate}")
         return
     published = _published(paper, name, recipe, options.aug_test)
-    metrics = tuple(metric for metric in options.eval if metric in METRICS) or ("mIoU",)
-    console.print(score_table(scores, dataset.classes, metrics))
     note = f" (published {published:g})" if published is not None else ""
     protocol = "ms+flip" if options.aug_test else "single scale"
-    console.print(f"{paper.name} {name}, {dataset.name} {recipe.data.test_split}, {protocol}: {rate}")
-    summary = scores.summary(metrics)
-    if CITYSCAPES in options.eval:
-        for key, value in cityscapes_summary(scores).items():
-            console.print(f"{key} {100 * value:.2f}")
-            summary[f"cityscapes.{key}"] = value
-    for metric in dict.fromkeys((*metrics, "mIoU")):  # mIoU last where it was not asked for
-        value = scores.summary((metric,))[metric]
-        console.print(f"{metric} {100 * value:.2f}{note if metric == 'mIoU' else ''}")
+    head = f"{paper.name} {name}, {dataset.name} {recipe.data.test_split}, {protocol}: {rate}"
+    summary = print_scores(console, scores, dataset.classes, options.eval, head, note)
     result = {"checkpoint": options.checkpoint, "protocol": protocol, "images": len(dataset)}
     _save(Path(recipe.run.work_dir), "multi" if options.aug_test else "single", result, summary)
 
@@ -195,17 +210,3 @@ def _published(paper: Paper, name: str, recipe: Recipe, aug_test: bool) -> float
     if replace(recipe.model, **start) != own.model:
         return None
     return recipe.published.miou_ms if aug_test else recipe.published.miou
-
-
-def predict(paper: Paper, name: str, recipe: Recipe, options: PredictOptions) -> None:
-    """Write label maps and overlays for the user's own images.
-
-    Raises:
-        InputError: for inputs that cannot be read, outputs that would replace them, or a checkpoint of another model.
-    """
-    check_opacity(options.opacity)
-    predictor = Predictor.from_checkpoint(
-        options.checkpoint, paper=paper, recipe=recipe, unsafe=options.unsafe, device=recipe.run.device
-    )
-    predictor = replace(predictor, protocol=_protocol(recipe, options.aug_test))
-    run(predictor, list(options.inputs), Path(options.out), opacity=options.opacity, show_dir=options.show_dir)

@@ -1,4 +1,4 @@
-"""BDD100K, semantic segmentation of the 10k subset: 19 Cityscapes classes, 7000/1000/2000 images (docs/protocol 1.1)."""
+"""BDD100K, the 10k subset: 19 Cityscapes classes, 7000/1000/2000 images (docs/protocol 1.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cityscapes: 19 classes, 2975/500/1525 finely annotated street scenes and 19998 coarse ones (docs/protocol 1.1, 1.3)."""
+"""Cityscapes: 19 classes, 2975/500/1525 fine annotations and 19998 coarse ones (docs/protocol 1.1, 1.3)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from segcore import distributed
 from segcore.data.base import Sample, SegmentationDataset
+from segcore.data.workers import quiet_worker, raise_faults
 from segcore.errors import InputError
 from segcore.evaluation.inference import View, predict_labels, views
 from segcore.evaluation.metrics import ConfusionMatrix, Scores
-from segcore.recipe import Evaluate
-from segcore.training.batches import quiet_worker, raise_faults
+from segcore.layers.precision import mixed_precision
+from segcore.recipe import AMP, Evaluate
 
 Hook = Callable[[int, Sample, Tensor], None]
 """Called with (index in the data set, sample, prediction (H, W) on the device)."""
@@ -119,7 +120,7 @@ def evaluate(
     *,
     device: torch.device,
     workers: int,
-    amp: Literal["off", "bf16", "fp16"] = "off",
+    amp: AMP = "off",
     limit: int = 0,
     on_prediction: Hook | None = None,
     with_labels: bool = True,
@@ -148,9 +149,12 @@ def evaluate(
     names = dataset.classes.names
     outside = "ignored" if protocol.family == "S" else "predicted"
     matrix = ConfusionMatrix(len(names), device, names=names, outside=outside)
-    dtype = torch.float16 if amp == "fp16" else torch.bfloat16
-    autocast = torch.autocast(device.type, dtype=dtype, enabled=amp != "off")
-    with evaluation_mode(model), torch.inference_mode(), autocast, _progress(len(indices), show_progress) as advance:
+    with (
+        evaluation_mode(model),
+        torch.inference_mode(),
+        mixed_precision(device, amp),
+        _progress(len(indices), show_progress) as advance,
+    ):
         for image in _prepared(test_set, indices, workers, device):
             prediction = predict_labels(model, image.parts, protocol, image.size)
             if image.label is not None:

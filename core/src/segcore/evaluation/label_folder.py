@@ -13,12 +13,12 @@ from typing import Literal
 import numpy as np
 import torch
 
-from segcore.commands.predict import decode_submission
 from segcore.data.base import FileDataset, find_files
 from segcore.data.labels import IGNORE
 from segcore.data.read import read_label
 from segcore.errors import InputError
 from segcore.evaluation.metrics import ConfusionMatrix, Scores
+from segcore.images.label_files import decode_submission
 
 Encoding = Literal["train-ids", "submission"]
 _CHUNK = 16  # images per task

@@ -14,15 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-IGNORE = 255
+from segcore.data.labels import IGNORE
+from segcore.evaluation import METRICS
 
 Array = NDArray[np.float64]
-
-_REPORTED = {
-    "mIoU": ("IoU", "Acc"),
-    "mDice": ("Dice", "Acc"),
-    "mFscore": ("Fscore", "Precision", "Recall"),
-}
 
 
 @dataclass(frozen=True)
@@ -135,7 +130,7 @@ class Scores:
         Args:
             metrics: mIoU (IoU, Acc), mDice (Dice, Acc), mFscore (Fscore, Precision, Recall).
         """
-        reported = list(dict.fromkeys(name for metric in metrics for name in _REPORTED[metric]))
+        reported = list(dict.fromkeys(name for metric in metrics for name in METRICS[metric]))
         result = {"aAcc": _rounded(self.aacc)}
         result |= {f"m{name}": _rounded(_mean(self.per_class(name))) for name in reported}
         for name in reported:

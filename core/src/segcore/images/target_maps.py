@@ -1,6 +1,6 @@
 """Maps that follow a label through the training transform, for papers supervised with more than classes.
 
-A paper names the source of its maps in `Paper.label_maps`. The maps of a sample are made only after its crop is known,
+A paper names the source of its maps in `Paper.target_maps`. The maps of a sample are made only after its crop is known,
 and only where the crop keeps them; they are then resized, flipped, rotated and padded as the label is.
 """
 

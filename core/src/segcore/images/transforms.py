@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segcore.data.labels import IGNORE
 from segcore.images.photometric import distort, draw_distortion
 from segcore.images.region import Box, LabelRegion, resize_region
 from segcore.images.target_maps import LabelMaps, WholeMaps
@@ -25,7 +26,6 @@ Size = tuple[int, int]
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 """RGB, on values 0..255."""
-IGNORE = 255
 CROP_RETRIES = 10
 MAX_ANGLE = 30
 

@@ -1,6 +1,7 @@
 """What describes a complete run. The words of the schema are given out here; importing this loads no torch."""
 
 from segcore.recipe.schema import (
+    AMP,
     MS_RATIOS,
     Augment,
     Data,
@@ -15,6 +16,7 @@ from segcore.recipe.schema import (
 )
 
 __all__ = [
+    "AMP",
     "MS_RATIOS",
     "Augment",
     "Data",

@@ -13,6 +13,8 @@ import tyro
 
 from segcore.errors import check
 
+AMP = Literal["off", "bf16", "fp16"]
+"""Automatic mixed precision."""
 MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """Multi-scale test ratios of all five papers (`--aug-test`)."""
 
@@ -267,6 +269,10 @@ class Evaluate:
         check(self.mode == "whole" or is_covering, f"--evaluate.stride {self.stride} exceeds the crop {self.crop}")
         check(min(self.stride) >= 1, f"--evaluate.stride must be positive, got {self.stride}")
 
+    def protocol(self, aug_test: bool) -> Evaluate:
+        """Return this protocol, or with `aug_test` its multi-scale + flip form."""
+        return self.with_augmentation() if aug_test else self
+
     def with_augmentation(self) -> Evaluate:
         """Return the multi-scale + flip form of this protocol (`--aug-test`)."""
         return replace(
@@ -298,7 +304,7 @@ class Run:
     """Use deterministic algorithms on the GPU (slower)."""
     device: str = "auto"
     """cpu, cuda, or auto: the GPU if there is one."""
-    amp: Literal["off", "bf16", "fp16"] = "off"
+    amp: AMP = "off"
     """Automatic mixed precision of the forward pass."""
     compile: bool = False
     """Run the training step through torch.compile."""

@@ -9,12 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segcore.files import make_folder
+from segcore.files import atomic_write, make_folder
 from segcore.images.visualize import colorize, error_map
 from segcore.report.charts import line_chart, short_number
 from segcore.report.run_report import Picture, ReportSection, RunReport
 from segcore.report.style import CSS
-from segcore.weights.files import atomic_write
 
 MAX_WIDTH = 512
 """Pictures are embedded at most this wide, pixels."""

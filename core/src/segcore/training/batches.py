@@ -6,27 +6,23 @@ came before. Nothing of the sampler has to be saved, and N processes see togethe
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segcore.data.base import SegmentationDataset
+from segcore.data.workers import quiet_worker, raise_faults
 from segcore.errors import InputError
 from segcore.images.region import Box
 from segcore.images.target_maps import LabeledSample, MapSource
 from segcore.images.transforms import TrainTransform
 from segcore.segmentor import Target
-
-WORKER_GRACE = 60
-"""Seconds that a loader process goes on after SIGTERM, while its parent saves."""
 
 
 class SampleKey(NamedTuple):
@@ -46,8 +42,8 @@ def _permutation(num_images: int, seed: int, epoch: int) -> np.ndarray:
 class BatchPlan:
     """Which images form which batch.
 
-    Every epoch is a new permutation; its incomplete last batch is dropped (docs/protocol 2.8). A data set smaller than a
-    batch is repeated.
+    Every epoch is a new permutation; its incomplete last batch is dropped (docs/protocol 2.8). A data set smaller
+    than a batch is repeated.
 
     Args:
         num_images: size of the data set.
@@ -109,17 +105,6 @@ class StepSampler(Sampler[list[SampleKey]]):
 
 
 Item = TypeVar("Item")
-
-
-def raise_faults(loader: Iterable[Item | InputError]) -> Iterator[Item]:
-    """Yield what a loader yields, and raise the errors among it.
-
-    Loader processes hand an `InputError` over as a value: torch would turn a raised one into a traceback as text.
-    """
-    for item in loader:
-        if isinstance(item, InputError):
-            raise item
-        yield item
 
 
 class TrainSet(Dataset[tuple[Tensor, Target] | InputError]):
@@ -193,16 +178,6 @@ def target_of_labels(labels: Tensor, maps: MapSource | None) -> Target:
         moved = {name: torch.from_numpy(np.ascontiguousarray(plane)) for name, plane in planes.items()}
         targets.append(Target(label, **moved))
     return stack_targets(targets).to(labels.device)
-
-
-def quiet_worker(_: int) -> None:
-    """Prepare a loader process: one thread, Ctrl-C left to the parent, which saves and stops its workers."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A cluster's SIGTERM reaches the whole process group: the batches that the parent is about to use must still come.
-    # A worker that the parent wants to end, or that hangs, goes after the grace.
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
 
 
 def train_loader(

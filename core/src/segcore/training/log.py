@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from segcore.errors import InputError
-from segcore.weights.files import atomic_write
+from segcore.files import atomic_write
 
 _PACKAGE = logging.getLogger("segcore")
 

@@ -17,6 +17,7 @@ from segcore.data.base import Sample
 from segcore.errors import InputError
 from segcore.evaluation.evaluate import evaluate
 from segcore.evaluation.metrics import Scores
+from segcore.files import atomic_write
 from segcore.images.visualize import overlay
 from segcore.paper import Paper
 from segcore.recipe import Recipe
@@ -28,16 +29,8 @@ from segcore.training.optim import learning_rate
 from segcore.training.run_folder import WorkDirectory
 from segcore.training.signals import StopSignal
 from segcore.training.trainer import Trainer
-from segcore.weights.files import (
-    atomic_write,
-    latest_state,
-    load_state,
-    prune_states,
-    run_versions,
-    save_state,
-    save_weights,
-    state_path,
-)
+from segcore.weights.files import run_versions, save_weights
+from segcore.weights.states import latest_state, load_state, prune_states, save_state, state_path
 
 NUM_OVERLAYS = 4
 """Validation overlays logged to TensorBoard."""

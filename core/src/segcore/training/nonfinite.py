@@ -10,7 +10,7 @@ from torch import Tensor
 from segcore import distributed
 from segcore.errors import InputError
 from segcore.training.trainer import Trainer
-from segcore.weights.files import latest_state
+from segcore.weights.states import latest_state
 
 
 class LossWatch:

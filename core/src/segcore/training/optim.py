@@ -1,7 +1,7 @@
 """Optimizer, its parameter groups, the learning-rate schedules and the moving average of the weights.
 
-Parameter rules match substrings of the PUBLISHED tensor names (docs/protocol 6.1), so that the same tensors fall into the
-same groups as in the published training, whatever our modules are called.
+Parameter rules match substrings of the PUBLISHED tensor names (docs/protocol 6.1), so that the same tensors fall
+into the same groups as in the published training, whatever our modules are called.
 """
 
 from __future__ import annotations

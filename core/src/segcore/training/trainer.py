@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from segcore import distributed
-from segcore.build import build_model, fine_tune_from
+from segcore.build import build_model, fine_tune_from, placed
 from segcore.data import create_dataset
 from segcore.errors import InputError
 from segcore.images.transforms import TrainTransform
+from segcore.layers.precision import memory_format, mixed_precision
 from segcore.paper import Paper
 from segcore.recipe import Recipe
 from segcore.recipe.plain import to_plain
@@ -87,8 +88,7 @@ class Trainer:
             model = build_model(self.paper, recipe, num_classes)
         if recipe.run.sync_norm:
             distributed.synchronize_norms(model)  # in place: a segmentor is no norm itself
-        memory_format = torch.channels_last if recipe.run.channels_last else torch.contiguous_format
-        return model.to(self.world.device).to(memory_format=memory_format)
+        return placed(model, recipe.run, self.world.device)
 
     def _wrap(self, step: nn.Module) -> nn.Module:
         if self.world.size > 1:
@@ -123,7 +123,7 @@ class Trainer:
         for number, (image, target) in enumerate(parts, 1):
             is_last = number == len(parts)
             with nullcontext() if is_last or world.size == 1 else self.step_module.no_sync():  # pyright: ignore
-                with self._autocast(), _single_values_explained():
+                with mixed_precision(self.world.device, self.recipe.run.amp), _single_values_explained():
                     terms = self.step_module(self._to_device(image), target.to(world.device), info)
                 self.scaler.scale(terms["loss"] / len(parts)).backward()
             for name, value in terms.items():
@@ -138,14 +138,9 @@ class Trainer:
             self.average.update(self.model)
         return means
 
-    def _autocast(self) -> Any:
-        amp = self.recipe.run.amp
-        dtype = torch.float16 if amp == "fp16" else torch.bfloat16
-        return torch.autocast(self.world.device.type, dtype=dtype, enabled=amp != "off")
-
     def _to_device(self, image: Tensor) -> Tensor:
         image = image.to(self.world.device, non_blocking=True)
-        return image.contiguous(memory_format=torch.channels_last) if self.recipe.run.channels_last else image
+        return image.contiguous(memory_format=memory_format(self.recipe.run.channels_last))
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs: plain containers and tensors only."""

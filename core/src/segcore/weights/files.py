@@ -1,24 +1,15 @@
-"""Our weights files and training states: written atomically, read strictly.
-
-Weights are ONE file NAME.safetensors whose header holds a JSON text of what the network is. A training state holds what
-a resumed run needs.
-"""
+"""Our weights files: ONE file NAME.safetensors whose header holds a JSON text of what the network is."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import platform
-import re
 import subprocess
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -27,13 +18,12 @@ from torch import Tensor, nn
 
 from segcore import __version__
 from segcore.errors import InputError
+from segcore.files import atomic_write
 from segcore.recipe.plain import from_plain
 from segcore.weights.names import NameMap, WrongShape
-from segcore.weights.torch_files import STATE_FORMAT, read_published, read_torch_file
+from segcore.weights.torch_files import read_published
 
 _HEADER = "segcore"
-_STATE_NAME = re.compile(r"state-(\d{8,})\.pt")
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,48 +58,6 @@ class LoadedCheckpoint:
     meta: CheckpointMeta | None
     path: Path
     published_meta: Mapping[str, Any] = field(default_factory=dict)
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file to write that replaces `path` only when it is complete and on the disk.
-
-    It is written under another name in the same folder, flushed to the disk and renamed. Whatever goes wrong, the
-    previous file stays whole and the unfinished one is removed.
-
-    Raises:
-        InputError: if the folder or disk refuses, for example because it is full.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        _flush_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        # torch's zip writer reports a failed write as a RuntimeError raised while handling the OSError
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
-            raise
-        kept = "the previous file is unchanged" if path.exists() else "nothing was left there"
-        raise InputError(
-            f"cannot save {path}: {cause.strerror or cause}; {kept}; free space or choose another folder"
-        ) from error
-    finally:
-        if unfinished.exists():
-            unfinished.unlink()
-
-
-def _flush_folder(folder: Path) -> None:
-    """Put a rename on the disk, so that a power cut cannot undo it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def run_versions() -> dict[str, str]:
@@ -225,61 +173,3 @@ def _other_classes(path: Path, by_classes: Sequence[WrongShape], num_classes: in
                 )
     name, ours, theirs = by_classes[0]
     return f"{path} was trained for other classes: {name} is {list(theirs)}, not {list(ours)}; choose its data set"
-
-
-def state_path(folder: str | Path, iteration: int) -> Path:
-    """Return where the training state after `iteration` optimizer steps belongs."""
-    return Path(folder, f"state-{iteration:08d}.pt")
-
-
-def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Write a training state of tensors and plain containers.
-
-    Raises:
-        InputError: if it cannot be written; a previous file of that name stays whole.
-    """
-    with atomic_write(Path(path)) as file:
-        torch.save({"format": STATE_FORMAT, "state": dict(state)}, file)
-
-
-def load_state(path: str | Path) -> dict[str, Any]:
-    """Read a training state, on the CPU.
-
-    Raises:
-        InputError: if the file is absent, truncated or no training state.
-    """
-    content = read_torch_file(Path(path))
-    if not isinstance(content, dict) or content.get("format") != STATE_FORMAT:
-        raise InputError(f"{path} is no training state (state-*.pt); start from weights with --load-from")
-    return content["state"]
-
-
-def latest_state(folder: str | Path) -> Path | None:
-    """Return the newest training state that is whole; announces each damaged one that it passes over."""
-    for path in reversed(_states(Path(folder))):
-        if _is_whole(path):
-            return path
-        log.warning("%s is damaged; trying the state before it", path)
-    return None
-
-
-def prune_states(folder: str | Path, keep: int) -> None:
-    """Delete all but the newest `keep` training states, and unfinished files of a killed run."""
-    for path in _states(Path(folder))[:-keep]:
-        path.unlink()
-    for path in Path(folder).glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-def _states(folder: Path) -> list[Path]:
-    found = [(int(match[1]), path) for path in folder.glob("state-*.pt") if (match := _STATE_NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
-
-
-def _is_whole(path: Path) -> bool:
-    """Return whether the zip archive that torch wrote has its directory and all checksums."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError):
-        return False

@@ -10,7 +10,7 @@ from cgrseg.options import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
 from segcore.backbones import create_backbone
 from segcore.errors import InputError
 from segcore.losses import SegmentationLoss
-from segcore.recipe import Loss
+from segcore.recipe import Loss, Recipe
 from segcore.segmentor import EncoderDecoder
 
 _LEVELS = 3
@@ -72,3 +72,9 @@ def cgrseg_b(num_classes: int = 150, **changes: Any) -> CGRSeg:
 def cgrseg_l(num_classes: int = 150, **changes: Any) -> CGRSeg:
     """CGRSeg-L. `changes` replaces options."""
     return CGRSeg(replace(CGRSEG_L, **changes), num_classes)
+
+
+def build(recipe: Recipe, num_classes: int) -> CGRSeg:
+    """Return the network of a recipe with its initial weights."""
+    assert isinstance(recipe.model, CGRSegModel)
+    return CGRSeg(recipe.model, num_classes, recipe.loss)

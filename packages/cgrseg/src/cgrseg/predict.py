@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m cgrseg.predict RECIPE ...`: the same as cgrseg-predict."""
+"""cgrseg-predict; on several processes: `torchrun --nproc-per-node 4 -m cgrseg.predict ...`."""
 
-import sys
+from cgrseg.recipes import PAPER
+from segcore.commands.predict import predict_command
 
-from cgrseg.cli import predict
+main = predict_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(predict())
+    raise SystemExit(main())

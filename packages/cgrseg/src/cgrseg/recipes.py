@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cgrseg.options import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
+from segcore.paper import paper_of_package
 from segcore.recipe import Augment, Data, Evaluate, Optim, Published, Recipe, Run, Schedule
 from segcore.recipe.protocols import ADE20K_512, COCO_STUFF_10K, PASCAL_CONTEXT_59, Fragment
 
@@ -100,3 +101,10 @@ RECIPES: dict[str, Recipe] = {
         published=Published(note="11 classes, from scratch"),
     ),
 }
+
+PAPER = paper_of_package(
+    "cgrseg",
+    title="CGRSeg: Context-Guided Spatial Feature Reconstruction for Efficient Semantic Segmentation (ECCV 2024)",
+    model_class=CGRSegModel,
+    recipes=RECIPES,
+)

@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m cgrseg.test RECIPE ...`: the same as cgrseg-test."""
+"""cgrseg-test; on several processes: `torchrun --nproc-per-node 4 -m cgrseg.test ...`."""
 
-import sys
+from cgrseg.recipes import PAPER
+from segcore.commands.test import test_command
 
-from cgrseg.cli import test
+main = test_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(test())
+    raise SystemExit(main())

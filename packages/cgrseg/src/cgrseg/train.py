@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m cgrseg.train RECIPE ...`: the same as cgrseg-train."""
+"""cgrseg-train; on several processes: `torchrun --nproc-per-node 4 -m cgrseg.train ...`."""
 
-import sys
+from cgrseg.recipes import PAPER
+from segcore.commands.train import train_command
 
-from cgrseg.cli import train
+main = train_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(train())
+    raise SystemExit(main())

@@ -5,19 +5,15 @@ The network classes load on first use, so that importing this package (and every
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ecfd.options import ECFDModel
 from ecfd.recipes import RECIPES
+from segcore.paper import given_by
 
 if TYPE_CHECKING:
     from ecfd.model import ECFD, ecfd_base, ecfd_large, ecfd_small, ecfd_tiny
 
 __all__ = ["ECFD", "RECIPES", "ECFDModel", "ecfd_base", "ecfd_large", "ecfd_small", "ecfd_tiny"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("ecfd.model"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = given_by("ecfd.model", __all__)

@@ -13,7 +13,7 @@ from segcore.backbones import Backbone, create_backbone
 from segcore.errors import check
 from segcore.layers.fcn_head import FCNHead
 from segcore.losses import SegmentationLoss
-from segcore.recipe import Loss
+from segcore.recipe import Loss, Recipe
 from segcore.segmentor import EncoderDecoder
 
 _LEVELS = 4
@@ -97,3 +97,9 @@ def ecfd_base(num_classes: int = 19, **changes: Any) -> ECFD:
 def ecfd_large(num_classes: int = 19, **changes: Any) -> ECFD:
     """ECFD-large (E = 1024) on ResNet-50. `changes` replaces options."""
     return ECFD(replace(LARGE, **changes), num_classes)
+
+
+def build(recipe: Recipe, num_classes: int) -> ECFD:
+    """Return the network of a recipe with its initial weights."""
+    assert isinstance(recipe.model, ECFDModel)
+    return ECFD(recipe.model, num_classes, recipe.loss)

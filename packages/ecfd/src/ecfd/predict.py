@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m ecfd.predict RECIPE ...`: the same as ecfd-predict."""
+"""ecfd-predict; on several processes: `torchrun --nproc-per-node 4 -m ecfd.predict ...`."""
 
-import sys
+from ecfd.recipes import PAPER
+from segcore.commands.predict import predict_command
 
-from ecfd.cli import predict
+main = predict_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(predict())
+    raise SystemExit(main())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ecfd.options import BASE, LARGE, SMALL, TINY, ECFDModel
+from segcore.paper import paper_of_package
 from segcore.recipe import Augment, Data, Evaluate, Optim, Published, Recipe, Run, Schedule
 from segcore.recipe.protocols import BDD100K, CITYSCAPES, PASCAL_CONTEXT_59, Fragment
 
@@ -141,3 +142,10 @@ RECIPES: dict[str, Recipe] = {
         published=Published(note="11 classes, from scratch"),
     ),
 }
+
+PAPER = paper_of_package(
+    "ecfd",
+    title="ECFD: Efficient Cross-Information Fusion Decoder for Semantic Segmentation",
+    model_class=ECFDModel,
+    recipes=RECIPES,
+)

@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m ecfd.test RECIPE ...`: the same as ecfd-test."""
+"""ecfd-test; on several processes: `torchrun --nproc-per-node 4 -m ecfd.test ...`."""
 
-import sys
+from ecfd.recipes import PAPER
+from segcore.commands.test import test_command
 
-from ecfd.cli import test
+main = test_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(test())
+    raise SystemExit(main())

@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m ecfd.train RECIPE ...`: the same as ecfd-train."""
+"""ecfd-train; on several processes: `torchrun --nproc-per-node 4 -m ecfd.train ...`."""
 
-import sys
+from ecfd.recipes import PAPER
+from segcore.commands.train import train_command
 
-from ecfd.cli import train
+main = train_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(train())
+    raise SystemExit(main())

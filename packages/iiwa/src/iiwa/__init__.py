@@ -5,19 +5,15 @@ The network classes load on first use, so that importing this package (and every
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iiwa.options import IIWAModel
 from iiwa.recipes import RECIPES
+from segcore.paper import given_by
 
 if TYPE_CHECKING:
     from iiwa.model import IIWA, iiwa_b, iiwa_l, iiwa_s
 
 __all__ = ["IIWA", "RECIPES", "IIWAModel", "iiwa_b", "iiwa_l", "iiwa_s"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("iiwa.model"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = given_by("iiwa.model", __all__)

@@ -16,7 +16,7 @@ from segcore.backbones import Backbone, create_backbone
 from segcore.errors import InputError
 from segcore.layers.linear import use_onednn
 from segcore.losses import SegmentationLoss, pixel_accuracy
-from segcore.recipe import Loss
+from segcore.recipe import Loss, Recipe
 from segcore.segmentor import EncoderDecoder, StepInfo, Target, resize
 
 _LEVELS = 4
@@ -140,3 +140,9 @@ def iiwa_b(num_classes: int = 150, **changes: Any) -> IIWA:
 def iiwa_l(num_classes: int = 150, **changes: Any) -> IIWA:
     """IIWA on Swin-L (384 pixels, ImageNet-22k). `changes` replaces options."""
     return IIWA(replace(IIWA_L, **changes), num_classes)
+
+
+def build(recipe: Recipe, num_classes: int) -> IIWA:
+    """Return the network of a recipe with its initial weights."""
+    assert isinstance(recipe.model, IIWAModel)
+    return IIWA(recipe.model, num_classes, recipe.loss)

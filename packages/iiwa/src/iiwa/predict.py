@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m iiwa.predict RECIPE ...`: the same as iiwa-predict."""
+"""iiwa-predict; on several processes: `torchrun --nproc-per-node 4 -m iiwa.predict ...`."""
 
-import sys
+from iiwa.recipes import PAPER
+from segcore.commands.predict import predict_command
 
-from iiwa.cli import predict
+main = predict_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(predict())
+    raise SystemExit(main())

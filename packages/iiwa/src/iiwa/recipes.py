@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from iiwa.options import IIWA_B, IIWA_L, IIWA_S, IIWAModel
+from segcore.paper import paper_of_package
 from segcore.recipe import Augment, Data, Evaluate, Loss, Optim, Published, Recipe, Run, Schedule
 from segcore.recipe.protocols import (
     ADE20K_512,
@@ -234,3 +235,10 @@ RECIPES: dict[str, Recipe] = {
         published=Published(note="11 classes, from scratch"),
     ),
 }
+
+PAPER = paper_of_package(
+    "iiwa",
+    title="IIWA: Intra- and Inter-Window Attention for semantic segmentation",
+    model_class=IIWAModel,
+    recipes=RECIPES,
+)

@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m iiwa.test RECIPE ...`: the same as iiwa-test."""
+"""iiwa-test; on several processes: `torchrun --nproc-per-node 4 -m iiwa.test ...`."""
 
-import sys
+from iiwa.recipes import PAPER
+from segcore.commands.test import test_command
 
-from iiwa.cli import test
+main = test_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(test())
+    raise SystemExit(main())

@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m iiwa.train RECIPE ...`: the same as iiwa-train."""
+"""iiwa-train; on several processes: `torchrun --nproc-per-node 4 -m iiwa.train ...`."""
 
-import sys
+from iiwa.recipes import PAPER
+from segcore.commands.train import train_command
 
-from iiwa.cli import train
+main = train_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(train())
+    raise SystemExit(main())

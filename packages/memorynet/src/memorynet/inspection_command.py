@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcore.commands.parsing import run_guarded
+from segcore.commands.running import run_guarded
 from segcore.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def _show(words: list[str]) -> int:
 
     from memorynet.inspection import read_memory
     from memorynet.inspection_picture import draw_memory, encode_png
-    from segcore.files import make_folder
-    from segcore.weights.files import atomic_write
+    from segcore.files import atomic_write, make_folder
 
     content = read_memory(options.checkpoint, classes=options.classes, unsafe=options.unsafe)
     order = content.grouped() if options.order == "similarity" else list(range(len(content.names)))

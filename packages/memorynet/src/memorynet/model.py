@@ -17,14 +17,18 @@ from memorynet.memory import MemorySettings
 from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
 from segcore.backbones import Backbone, create_backbone, plain
 from segcore.backbones.pretrained import check_name
-from segcore.errors import InputError
+from segcore.data.labels import IGNORE
+from segcore.errors import InputError, check
 from segcore.layers.fcn_head import FCNHead
-from segcore.losses import IGNORE, SegmentationLoss, at_least_float32, pixel_accuracy
-from segcore.recipe import Loss
+from segcore.losses import SegmentationLoss, at_least_float32, pixel_accuracy
+from segcore.recipe import Loss, Recipe
 from segcore.segmentor import EncoderDecoder, StepInfo, Target, resize
 
 _TRANSFORMER_UPSAMPLE = 4
 """Nearest, after each of the two convolutions of a transformer's auxiliary heads."""
+
+
+_ROUNDING = 1e-9
 
 
 class MemorySegmentor(EncoderDecoder):
@@ -265,3 +269,17 @@ def memorynet_hrnet_w48(num_classes: int = 150, **changes: Any) -> MemoryNet:
 def memorynet_vit_large(num_classes: int = 150, **changes: Any) -> MemoryNet:
     """MemoryNet on ViT-Large; ADE20K has `dilations=(1, 6, 12, 18)`. `changes` replaces options."""
     return MemoryNet(replace(VIT_L, **changes), num_classes)
+
+
+def build(recipe: Recipe, num_classes: int) -> MemoryNet:
+    """Return the network of a recipe with its initial weights."""
+    options = recipe.model
+    assert isinstance(options, MemoryNetModel)
+    if options.momentum_lr > 0:
+        momentum = options.momentum / options.momentum_lr * recipe.optim.lr
+        check(
+            momentum <= 1 + _ROUNDING,
+            f"--optim.lr {recipe.optim.lr:g} makes the memory's momentum {momentum:.3g}, more than 1; set "
+            f"--model.momentum-lr {recipe.optim.lr:g} too, which keeps it at {options.momentum:g}",
+        )
+    return MemoryNet(options, num_classes, recipe.loss)

@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m memorynet.predict RECIPE ...`: the same as memorynet-predict."""
+"""memorynet-predict; on several processes: `torchrun --nproc-per-node 4 -m memorynet.predict ...`."""
 
-import sys
+from memorynet.recipes import PAPER
+from segcore.commands.predict import predict_command
 
-from memorynet.cli import predict
+main = predict_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(predict())
+    raise SystemExit(main())

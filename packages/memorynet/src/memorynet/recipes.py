@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
+from segcore.paper import Later, paper_of_package
 from segcore.recipe import Augment, Data, Evaluate, Loss, Optim, Published, Recipe, Run, Schedule
 from segcore.recipe.protocols import (
     ADE20K_MEMORYNET,
@@ -205,3 +206,11 @@ RECIPES: dict[str, Recipe] = {
         published=Published(note="11 classes, from scratch"),
     ),
 }
+
+PAPER = paper_of_package(
+    "memorynet",
+    title="MemoryNet: Mining Contextual Information Beyond Image for Semantic Segmentation (ICCV 2021)",
+    model_class=MemoryNetModel,
+    recipes=RECIPES,
+    report=Later("memorynet.inspection_picture:report_sections"),
+)

@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m memorynet.test RECIPE ...`: the same as memorynet-test."""
+"""memorynet-test; on several processes: `torchrun --nproc-per-node 4 -m memorynet.test ...`."""
 
-import sys
+from memorynet.recipes import PAPER
+from segcore.commands.test import test_command
 
-from memorynet.cli import test
+main = test_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(test())
+    raise SystemExit(main())

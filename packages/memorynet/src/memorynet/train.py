@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m memorynet.train RECIPE ...`: the same as memorynet-train."""
+"""memorynet-train; on several processes: `torchrun --nproc-per-node 4 -m memorynet.train ...`."""
 
-import sys
+from memorynet.recipes import PAPER
+from segcore.commands.train import train_command
 
-from memorynet.cli import train
+main = train_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(train())
+    raise SystemExit(main())

@@ -5,9 +5,9 @@ The network classes load on first use, so that importing this package (and every
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from segcore.paper import given_by
 from unept.options import UNEPTModel
 from unept.recipes import RECIPES
 
@@ -16,8 +16,4 @@ if TYPE_CHECKING:
 
 __all__ = ["RECIPES", "UNEPT", "UNEPTModel", "unept_deit", "unept_r50"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("unept.model"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = given_by("unept.model", __all__)

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from segcore.data.labels import IGNORE
 from segcore.images.region import Box
 
-IGNORE = 255
 MIN_PIXELS = 100
 """A class with fewer pixels in the image has no distances."""
 MAX_DISTANCE = 250

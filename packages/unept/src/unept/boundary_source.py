@@ -9,8 +9,10 @@ import numpy as np
 
 from segcore.images.region import Box
 from segcore.images.target_maps import LabeledSample, LabelMaps, WholeMaps
+from segcore.recipe import Recipe
 from unept.boundary import boundary_maps
 from unept.boundary_files import offset_file, read_offsets
+from unept.options import UNEPTModel
 
 DISTANCE, ANGLE = "boundary_distance", "boundary_angle"  # fields of segmentor.Target
 PADDING = 255
@@ -68,3 +70,9 @@ def _named(distance: np.ndarray, angle: np.ndarray) -> dict[str, np.ndarray]:
 def _wrapped(angle: np.ndarray) -> np.ndarray:
     """Return angles of -360 to 360 degrees as -180 to 180."""
     return np.where(angle > 180, angle - 360, np.where(angle < -180, angle + 360, angle))
+
+
+def boundary_source(recipe: Recipe) -> BoundarySource:
+    """Return the source of a recipe's boundary maps."""
+    assert isinstance(recipe.model, UNEPTModel)
+    return BoundarySource(recipe.model.mirror_angles)

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segcore.commands.parsing import run_guarded
+from segcore.commands.running import run_guarded
 from segcore.errors import InputError
 
 if TYPE_CHECKING:

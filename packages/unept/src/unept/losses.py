@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segcore.data.labels import IGNORE
 from segcore.errors import check
-from segcore.losses import IGNORE, SegmentationLoss, at_least_float32, cross_entropy
+from segcore.losses import SegmentationLoss, at_least_float32, cross_entropy
 from segcore.recipe import Loss
 from segcore.segmentor import Target
 from unept.ops import DIRECTIONS, NUM_DIRECTIONS, shifted_pixels

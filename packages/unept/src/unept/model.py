@@ -11,7 +11,7 @@ from torch import Tensor
 from segcore.backbones import create_backbone
 from segcore.errors import InputError
 from segcore.losses import pixel_accuracy
-from segcore.recipe import Loss
+from segcore.recipe import Loss, Recipe
 from segcore.segmentor import EncoderDecoder, StepInfo, Target, resize
 from unept.head import UNEPTHead, wrong_size
 from unept.losses import WEIGHTS, RefinementLoss, at_label_size
@@ -115,3 +115,9 @@ def unept_r50(num_classes: int = 150, **changes: Any) -> UNEPT:
 def unept_deit(num_classes: int = 150, **changes: Any) -> UNEPT:
     """UN-EPT on distilled DeiT-B. `changes` replaces options."""
     return UNEPT(replace(UNEPT_DEIT, **changes), num_classes)
+
+
+def build(recipe: Recipe, num_classes: int) -> UNEPT:
+    """Return the network of a recipe with its initial weights."""
+    assert isinstance(recipe.model, UNEPTModel)
+    return UNEPT(recipe.model, num_classes, recipe.loss)

@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m unept.predict RECIPE ...`: the same as unept-predict."""
+"""unept-predict; on several processes: `torchrun --nproc-per-node 4 -m unept.predict ...`."""
 
-import sys
+from segcore.commands.predict import predict_command
+from unept.recipes import PAPER
 
-from unept.cli import predict
+main = predict_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(predict())
+    raise SystemExit(main())

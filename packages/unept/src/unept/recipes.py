@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from segcore.paper import Later, paper_of_package
 from segcore.recipe import Augment, Data, Evaluate, Optim, Published, Recipe, Run, Schedule
 from segcore.recipe.protocols import ADE20K_480, PASCAL_CONTEXT_60, Fragment
 from unept.options import UNEPT_DEIT, UNEPT_R50, UNEPTModel
@@ -70,3 +71,11 @@ RECIPES: dict[str, Recipe] = {
         published=Published(note="11 classes, from scratch; windows of 224 pixels"),
     ),
 }
+
+PAPER = paper_of_package(
+    "unept",
+    title="UN-EPT: A Unified Efficient Pyramid Transformer for Semantic Segmentation (ICCV 2021 workshops)",
+    model_class=UNEPTModel,
+    recipes=RECIPES,
+    target_maps=Later("unept.boundary_source:boundary_source"),
+)

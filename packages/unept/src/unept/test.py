@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m unept.test RECIPE ...`: the same as unept-test."""
+"""unept-test; on several processes: `torchrun --nproc-per-node 4 -m unept.test ...`."""
 
-import sys
+from segcore.commands.test import test_command
+from unept.recipes import PAPER
 
-from unept.cli import test
+main = test_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(test())
+    raise SystemExit(main())

@@ -1,8 +1,9 @@
-"""`torchrun --nproc-per-node 4 -m unept.train RECIPE ...`: the same as unept-train."""
+"""unept-train; on several processes: `torchrun --nproc-per-node 4 -m unept.train ...`."""
 
-import sys
+from segcore.commands.train import train_command
+from unept.recipes import PAPER
 
-from unept.cli import train
+main = train_command(PAPER)
 
 if __name__ == "__main__":
-    sys.exit(train())
+    raise SystemExit(main())

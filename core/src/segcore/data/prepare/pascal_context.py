@@ -1,4 +1,4 @@
-"""Pascal Context: 459 categories -> 60 labels, from whichever of three annotation files the user has (docs/protocol 1.3).
+"""Pascal Context: 459 categories -> 60 labels, from any of three annotation files (docs/protocol 1.3).
 
 - `trainval_merged.json` of PASCAL in Detail: run-length masks per category, drawn in the order of the file;
 - the `.mat` files of the 459-class release (`LabelMap`);

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 
 SKY, ROAD, BUILDING, TREE, CAR, PERSON, POLE, LANE = range(8)
-IGNORE = 255
 
 _SHIFT = 4  # OpenCV takes fixed-point coordinates: 4 fractional bits = 1/16 pixel
 _FIXED = 1 << _SHIFT

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from segcore.data.toy.canvas import BUILDING, IGNORE, TREE, Camera, Canvas, Color, Haze, shade
+from segcore.data.labels import IGNORE
+from segcore.data.toy.canvas import BUILDING, TREE, Camera, Canvas, Color, Haze, shade
 from segcore.data.toy.car import draw_car
 from segcore.data.toy.ground import Street, draw_ground
 from segcore.data.toy.objects import draw_person, draw_pole, draw_tree, draw_wire

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import tyro
+
+from segcore.commands.datasets import ROOT
+from segcore.commands.parsing import parse_options
 from segcore.data import DATASETS
-from segcore.errors import InputError
+from segcore.errors import InputError, check
 
 if TYPE_CHECKING:
     from segcore.data.prepare.runner import Counts
@@ -25,34 +29,41 @@ _CONVERSIONS = {
 }
 """Data set -> module and function; 59/60 and 171/182 classes read the same files."""
 
-_DESCRIPTION = """Convert the annotations of a data set into the files that training reads: Cityscapes polygons and
+_DESCRIPTION = f"""Convert the annotations of a data set into the files that training reads: Cityscapes polygons and
 label ids into train ids, Pascal Context from trainval_merged.json, 459-class .mat files or train.pth and val.pth,
 COCO-Stuff 10k and 164k into 171 classes. Runs on all cores; stopped, it goes on where it was; files that exist stay as
-they are."""
+they are. Data sets: {", ".join(_CONVERSIONS)}."""
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to those of `segcore data`."""
-    parser = commands.add_parser("prepare", help="convert published annotations", description=_DESCRIPTION)
-    parser.add_argument("dataset", metavar="DATASET", help=", ".join(_CONVERSIONS))
-    parser.add_argument("--root", "--run.data", required=True, metavar="DIR", help="folder of the data set")
-    source = "Pascal Context: the annotation file or its folder (default: looked for in DIR)"
-    parser.add_argument("--source", type=Path, metavar="PATH", help=source)
-    parser.add_argument("--processes", type=int, default=0, metavar="N", help="worker processes (default: all cores)")
-    parser.add_argument("--force", action="store_true", help="write over converted files that exist")
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """What to convert."""
+
+    dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
+    """Name of a data set."""
+    root: Annotated[Path, ROOT]
+    """Folder of the data set."""
+    source: Path | None = None
+    """Pascal Context: the annotation file or its folder; without it, looked for in ROOT."""
+    processes: int = 0
+    """Worker processes; 0 takes all cores."""
+    force: bool = False
+    """Write over converted files that exist."""
+
+    def __post_init__(self) -> None:
+        check(self.processes >= 0, f"--processes must not be negative, got {self.processes}")
 
 
-def run(options: argparse.Namespace) -> int:
+def main(words: list[str]) -> int:
     """Run the command; returns the exit code.
 
     Raises:
         InputError: if the data set has no conversion, is not where the options say, or holds an unusable file.
     """
-    name, root = options.dataset, Path(options.root)
+    options = parse_options("segcore data prepare", _DESCRIPTION, PrepareOptions, words)
+    name, root = options.dataset, options.root
     if name not in _CONVERSIONS:
         raise InputError(_no_conversion(name))
-    if options.processes < 0:
-        raise InputError(f"--processes must not be negative, got {options.processes}")
     if not root.is_dir():
         raise InputError(f"the folder {root} does not exist; --root must name the data set's folder")
     module, function = _CONVERSIONS[name]

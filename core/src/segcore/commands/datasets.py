@@ -1,0 +1,43 @@
+"""Which data set the words of a command mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from segcore.errors import check
+from segcore.recipe import Data
+
+ROOT = tyro.conf.arg(aliases=["--run.data"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """Where a data set is, and how it is read."""
+
+    root: Annotated[str, ROOT] = ""
+    """Folder of the data set."""
+    list: str = ""
+    """File of image stems, one per line: these images only."""
+    classes: str = ""
+    """Data set folder: file of the class names; empty is ROOT/classes.txt or classes.json."""
+    ignore: int = 255
+    """Data set folder: mask value without a label."""
+    workers: int = 0
+    """Threads; 0 takes all cores, at most 8."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.ignore <= 255, f"--ignore must be an 8-bit value, got {self.ignore}")
+        check(self.workers >= 0, f"--workers must not be negative, got {self.workers}")
+
+    def data(self, name: str) -> Data:
+        """Return the data section of a recipe for the data set of this name."""
+        return Data(dataset=name, classes=self.classes, ignore=self.ignore)
+
+    def threads(self) -> int:
+        """Return the number of threads."""
+        from segcore.data.prepare.runner import available_cores
+
+        return self.workers or min(available_cores(), 8)

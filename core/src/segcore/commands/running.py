@@ -1,0 +1,55 @@
+"""Running of a command: what a user caused becomes one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from segcore.errors import InputError
+
+
+class Command(Protocol):
+    """A console script: the words after its name, or those of this process -> exit code."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
+
+def command(program: str, body: Callable[[list[str]], int]) -> Command:
+    """Return the console script of a program whose words `body` understands."""
+
+    def run(argv: Sequence[str] | None = None) -> int:
+        return run_guarded(program, argv, body)
+
+    return run
+
+
+def run_guarded(program: str, argv: Sequence[str] | None, body: Callable[[list[str]], int]) -> int:
+    """Run a command: what a user caused becomes one sentence and exit code 2 (with `--debug`, a traceback as well)."""
+    # Threads that wait for each other spin only briefly: two runs on two cores then share them instead of starving
+    # each other (measured: 15 images/s each instead of 2), for 7 % of the speed of a run alone.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    words = list(sys.argv[1:] if argv is None else argv)
+    code = _run(program, words, body)
+    if argv is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # torch's threads of the process group may abort a process that is being torn down (seen with gloo): leave now
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(program: str, words: list[str], body: Callable[[list[str]], int]) -> int:
+    is_debug = "--debug" in words
+    try:
+        return body([word for word in words if word != "--debug"])
+    except InputError as error:
+        if is_debug:
+            traceback.print_exc()
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130

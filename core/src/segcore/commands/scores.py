@@ -1,0 +1,55 @@
+"""The scores that a command is asked for with --eval, and their printing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from segcore.errors import InputError
+from segcore.evaluation import CITYSCAPES, METRICS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segcore.data.base import ClassTable
+    from segcore.evaluation.metrics import Scores
+
+
+def check_scores(names: Sequence[str], dataset: str) -> None:
+    """Refuse scores that are unknown, or that a data set does not have.
+
+    Raises:
+        InputError: naming --eval.
+    """
+    known = (*METRICS, CITYSCAPES)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(f"--eval {' '.join(unknown)} is unknown; choose from {', '.join(known)}")
+    if CITYSCAPES in names and dataset != CITYSCAPES:
+        raise InputError(f"--eval cityscapes scores the data set cityscapes, not {dataset}; choose mIoU")
+
+
+def print_scores(
+    console: Console, scores: Scores, classes: ClassTable, names: Sequence[str], head: str, note: str = ""
+) -> dict[str, float]:
+    """Print the table of classes, `head`, then one line per score, and return the scores, 0 to 1, by their names.
+
+    Args:
+        names: as given to --eval; mIoU comes last where it was not asked for.
+        note: what stands behind the mIoU.
+    """
+    from segcore.evaluation.label_folder import cityscapes_summary
+    from segcore.evaluation.score_table import score_table
+
+    metrics = tuple(name for name in names if name in METRICS) or ("mIoU",)
+    console.print(score_table(scores, classes, metrics))
+    console.print(head)
+    summary = scores.summary(metrics)
+    if CITYSCAPES in names:
+        for key, value in cityscapes_summary(scores).items():
+            console.print(f"{key} {100 * value:.2f}")
+            summary[f"cityscapes.{key}"] = value
+    for metric in dict.fromkeys((*metrics, "mIoU")):
+        value = scores.summary((metric,))[metric]
+        console.print(f"{metric} {100 * value:.2f}{note if metric == 'mIoU' else ''}")
+    return summary
