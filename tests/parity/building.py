@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from segcore.evaluation.inference import bands, scaled, score_map, unmirrored
 from segcore.recipe import Evaluate
-from tests.parity.case_files import Comparison
+from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.fill import image, labels
 from tests.parity.formulas import evaluate
 from tests.parity.inputs import make
@@ -31,6 +32,23 @@ def settled(given: Mapping[str, Any], **facts: Any) -> None:
     for name, ours in facts.items():
         if name in given and (said := given[name]) != ours:
             raise ValueError(f"the case has {name} = {said!r}; ours knows {ours!r} only")
+
+
+def one_of(said: str, *choices: str) -> Any:
+    """Return a word of a case.
+
+    Raises:
+        ValueError: if it is none that ours knows.
+    """
+    if said not in choices:
+        raise ValueError(f"the case says {said!r}; ours knows {', '.join(choices)}")
+    return said
+
+
+def labelled(case: ParityCase, comparisons: Iterator[Comparison]) -> Iterator[Comparison]:
+    """Put what the case calls itself, `variant`, before the names of its values."""
+    for comparison in comparisons:
+        yield replace(comparison, name=f"{case.data['variant']}: {comparison.name}")
 
 
 def tensor(given: Mapping[str, Any]) -> Tensor:
@@ -59,6 +77,8 @@ def label(given: Mapping[str, Any], shape: tuple[int, ...] | None = None) -> Ten
 
 def ignored_as_255(label: np.ndarray, ignore: int) -> Tensor:
     """Return a label as ours are: 255 where the case has its own value for ignored pixels."""
+    if ignore != IGNORE and (label == IGNORE).any():
+        raise ValueError(f"the label has pixels of {IGNORE}, which the case, unlike ours, does not ignore")
     return torch.from_numpy(np.where(label == ignore, IGNORE, label))
 
 
@@ -138,14 +158,14 @@ def family_s(
     """
     views: list[list[Tensor]] = []
     means: list[Tensor] = []
-    for image in images:
-        seen = [scaled(image[None], ratio) for ratio in protocol.ratios]
+    for single in images:
+        seen = [scaled(single[None], ratio) for ratio in protocol.ratios]
         pairs = [torch.cat([view, view.flip(-1)]) if protocol.flip else view for view in seen]
         maps = [score_map(model, pair, protocol) for pair in pairs]
         views.append([])
-        for part in maps:
-            plain, *mirrored = part.full()
-            views[-1] += [plain, *(unmirrored(single, protocol.flip_pairs) for single in mirrored)]
+        for scored in maps:
+            plain, *mirrored = scored.full()
+            views[-1] += [plain, *(unmirrored(part, protocol.flip_pairs) for part in mirrored)]
         total = torch.cat([band for _, band in bands(maps, size, protocol)], dim=1)
         means.append(total / len(views[-1]))
     return [torch.stack(entry) for entry in zip(*views, strict=True)], torch.stack(means)

@@ -138,16 +138,17 @@ def find_cases() -> Iterator[ParityCase]:
 
 def first_problem(case: ParityCase) -> str | None:
     """Return the first value of a case that differs or that its adapter did not look at; None where all is well."""
+    where = f"{case.name} of {case.paper} ({case.path.name})"
     if importlib.util.find_spec(f"tests.parity.{case.paper}") is None:
-        return f"{case.path.name}: no package of this repository implements the paper {case.paper}"
+        return f"{where}: no package of this repository implements that paper"
     adapter = importlib.import_module(f"tests.parity.{case.paper}.adapter")
     compared = 0
     for comparison in adapter.compare(case):
         compared += 1
         difference = comparison.difference()
         if difference is not None:
-            return f"{case.path.name}: {comparison.name} is the first to differ: {difference}"
+            return f"{where}: {comparison.name} is the first to differ: {difference}"
     unread = list(case.data.unread())
     if unread:
-        return f"{case.path.name}: the adapter did not look at {', '.join(unread[:5])} ({len(unread)} values in all)"
-    return None if compared else f"{case.path.name}: the adapter compared nothing"
+        return f"{where}: the adapter did not look at {', '.join(unread[:5])} ({len(unread)} values in all)"
+    return None if compared else f"{where}: the adapter compared nothing"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.And: np.logical_and, ast.Or: np.logical_or,
 }  # fmt: skip
+_NUMBER = r"[-+]?\d*\.?\d+"
 _DRAWS = ("rand", "randn", "randint")
 
 
@@ -76,3 +78,27 @@ def _arguments(parts: list[ast.expr], names: dict[str, Any]) -> list[Any]:
         else:
             values.append(_value(part, names))
     return values
+
+
+def uniform(rule: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Return uniform random numbers under a rule: `RandomState(seed).rand(*shape) * 1.6 - 0.3` or `in [-0.3, 1.3]`.
+
+    What a rule says besides the arithmetic around the draw is left to its readers; `rand(...).astype(float32)` goes on
+    in float32.
+
+    Raises:
+        ValueError: if there is neither a draw nor an interval in it.
+    """
+    values = np.random.RandomState(seed).rand(*shape)
+    interval = re.search(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]", rule)
+    if interval:
+        low, high = float(interval[1]), float(interval[2])
+        return low + (high - low) * values
+    draw = re.search(r"(?:RandomState\([^()]*\)\.)?\brand\b(?:\([^()]*\))?(\.astype\([\w.]*float32\))?", rule)
+    if draw is None:
+        raise ValueError(f"cannot read the rule {rule!r}: it has no draw and no interval")
+    before = re.search(r"[-+*/()\d.\s]*$", rule[: draw.start()])
+    after = re.search(r"^[-+*/()\d.\s]*", rule[draw.end() :])
+    assert before is not None
+    assert after is not None
+    return evaluate(f"{before[0]}u{after[0].rstrip(' .')}", u=values.astype(np.float32) if draw[1] else values)

@@ -16,7 +16,6 @@ INFORMATION = {
     "comment": "says in words why a tolerance is what it is",
     "role": "says in words what an input is to the block; its key says it to the adapter",
     "values": "says in words that only the shape of an input matters",
-    "names_stored_with_prefix": "says what the file's names began with; the names themselves are compared",
 }
 """Keys that need not be read where their value is TEXT, and why. Numbers and lists under these keys must be read."""
 
@@ -98,13 +97,6 @@ def recorded(value: Any) -> Any:
     if isinstance(value, dict):
         return RecordedMapping(value)
     return RecordedSequence(value) if _holds_objects(value) else value
-
-
-def plain(value: Any) -> Any:
-    """Return the content without its wrapping, all of it taken: for functions that want a dictionary of numbers."""
-    if isinstance(value, RecordedMapping):
-        return {key: plain(value[key]) for key in value}
-    return [plain(item) for item in value] if isinstance(value, RecordedSequence) else value
 
 
 def _holds_objects(value: Any) -> bool:

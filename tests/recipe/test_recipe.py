@@ -123,6 +123,8 @@ def test_aug_test_sets_the_six_ratios_and_the_flip() -> None:
         (lambda: Run(eval_images=-3), "--run.eval-images"),
         (lambda: Schedule(iterations=5, epochs=-1), "--schedule.epochs"),
         (lambda: Schedule(iterations=5, warmup=-1), "--schedule.warmup"),
+        (lambda: Schedule(iterations=5, warmup_ratio=1.5), "--schedule.warmup-ratio"),
+        (lambda: Schedule(iterations=5, warmup_kind="exp", warmup_ratio=0.0), "--schedule.warmup-kind exp"),
         (lambda: Schedule(iterations=0), "--schedule.iterations"),
         (lambda: Schedule(iterations=5, kind="step"), "--schedule.step"),
     ],

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segcore.evaluation.inference import network_input, predict, predict_labels, score_map, views
 from segcore.recipe import Evaluate
-from tests.parity.building import TIED_SHARE, array, convolution, family_s, prediction_counts, scores, settled
+from tests.parity.building import TIED_SHARE, array, convolution, family_s, one_of, prediction_counts, scores, settled
 from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.core.limits import EXACT, families, limits
 
@@ -35,7 +35,7 @@ def _model(inputs: Mapping[str, Any]) -> nn.Conv2d:
 
 
 def _windows(mode: str, crop: list[int] | None, stride: list[int] | None, *, pad: bool = False) -> dict[str, Any]:
-    if mode == "whole":
+    if one_of(mode, "whole", "slide") == "whole":
         return {"mode": "whole"}
     assert crop is not None
     assert stride is not None

@@ -12,7 +12,7 @@ EXACT = {"rtol": 0.0, "atol": 0.0}
 def limits(data: Mapping[str, Any]) -> dict[str, float]:
     """Return the tolerances of a case; those of summaries are relative to the standard deviation."""
     tolerance = data["tolerance"]
-    if "exact" in tolerance and tolerance["exact"]:
+    if tolerance.get("exact"):
         return EXACT
     return {key: float(tolerance[key]) if key in tolerance else 0.0 for key in ("rtol", "atol")}
 

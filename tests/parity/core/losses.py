@@ -150,7 +150,7 @@ def _head_m(case: ParityCase) -> FCNHead:
 
 
 def _head_s(case: ParityCase) -> FCNHead:
-    """Family S numbers convolution, norm, activation and, if any, upsampling; the dropout comes before the classifier."""
+    """Family S numbers convolution, norm, activation and, if any, upsampling; before the classifier is a dropout."""
     inputs = case.data["inputs"]
     config = inputs["config"]
     upsample = config.get("upsample") or 1
@@ -167,7 +167,7 @@ def _head_s(case: ParityCase) -> FCNHead:
 
 
 def _load(head: FCNHead, case: ParityCase, names: Mapping[str, str]) -> FCNHead:
-    """Load the filled tensors, strictly; `names` are the beginnings of published names, behind the head's, and of ours."""
+    """Load the filled tensors, strictly; `names` are how published names go on behind the head's, and ours."""
     shapes = case.data["inputs"]["state_dict"]
     tensors = case.fill({name: tuple(shapes[name]) for name in shapes})
     state: dict[str, Tensor] = {}

@@ -12,6 +12,7 @@ from segcore.errors import InputError
 from segcore.recipe import Optim, Schedule
 from segcore.training.optim import learning_rate, rule
 from segcore.weights.torch_files import read_published, read_torch_file
+from tests.parity.building import one_of
 from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.core.limits import EXACT, families, limits
 from tests.parity.core.networks import parameter_sizes
@@ -40,14 +41,15 @@ def schedule_of(config: Mapping[str, Any], total: int, family: str) -> Schedule:
     min_lr = config.get("min_lr")
     if min_lr is None:
         min_lr = 0.01 * config["lr"] if family == "S" else 0.0
-    options: dict[str, Any] = {"kind": config["policy"], "family": family, "min_lr": min_lr}
+    kind = one_of(config["policy"], "poly", "step")
+    options: dict[str, Any] = {"kind": kind, "family": family, "min_lr": min_lr}
     options |= {ours: config[ours] for ours in ("power", "step", "gamma") if ours in config}
-    warmup = config.get("warmup")
+    warmup, length, ratio = (config.get(key) for key in ("warmup", "warmup_iters", "warmup_ratio"))
     if isinstance(warmup, Mapping):
-        options |= {"warmup": warmup["iters"], "warmup_kind": warmup["type"], "warmup_ratio": warmup["ratio"]}
-    elif warmup is not None:
-        ratio = config["warmup_ratio"]
-        options |= {"warmup": config["warmup_iters"], "warmup_kind": warmup, "warmup_ratio": ratio}
+        warmup, length, ratio = warmup["type"], warmup["iters"], warmup["ratio"]
+    if warmup is not None:
+        kind = one_of(warmup, "constant", "linear", "exp")
+        options |= {"warmup": length, "warmup_kind": kind, "warmup_ratio": ratio}
     return Schedule(iterations=total, **options)
 
 
@@ -94,7 +96,7 @@ def checkpoints(case: ParityCase) -> Iterator[Comparison]:
     for relative in case.data["inputs"]["files"]:
         path = case.path.parent / relative
         expected = case.data["expected"][path.name]
-        if "error" in expected and expected["error"]:
+        if expected.get("error"):
             yield _refused(path)
         else:
             yield from _content(path, expected, limits(case.data))
@@ -127,17 +129,23 @@ def _refused(path: Path) -> Comparison:
     return _same(f"{path.name}: reading it", ran, ["refused"])
 
 
+_ACTIONS = (
+    "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect", "os.remove",
+    "os.rename", "os.mkdir", "os.rmdir", "os.chmod", "os.link", "os.symlink", "os.truncate", "os.putenv", "shutil.",
+)  # fmt: skip
+
+
 @contextmanager
 def _watching() -> Iterator[list[str]]:
-    """Give a list of what Python did meanwhile that no reading needs: processes, network, files written, code run."""
+    """Give a list of what Python did meanwhile that no reading needs: processes, network, files written, text run."""
     ran: list[str] = []
     is_on = True
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if is_on:
             is_writing = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
-            is_text = event == "compile" and arguments[0] is not None
-            if is_writing or is_text or event.startswith(("os.", "subprocess.", "socket.", "shutil.", "ctypes.")):
+            is_text = event == "compile" and arguments[1] == "<string>"
+            if is_writing or is_text or event.startswith(_ACTIONS):
                 ran.append(event)
 
     sys.addaudithook(hook)  # there is no way to take it off again

@@ -118,14 +118,14 @@ def _resized(data: Mapping[str, Any]) -> Iterator[Comparison]:
 
 def _crops(data: Mapping[str, Any]) -> Iterator[Comparison]:
     allowed = limits(data)
+    families(data, "M", "S")
     for number, (given, want) in enumerate(zip(data["inputs"]["cases"], data["expected"]["cases"], strict=True)):
         label = array(given["labels"]).astype(np.uint8)
         height, width = (min(c, s) for c, s in zip(given["crop"], label.shape, strict=True))
         boxes = [Box(top, left, height, width) for top, left in given["boxes_top_left"]]
-        for family in families(data, "M", "S"):
-            remaining = iter(boxes)
-            box = choose_box(remaining, lambda b: b.cut(label), _MAX_RATIO, cast(Family, family))  # noqa: B023
-            target, name = want[family.lower()], f"case {number} {family}"
+        for key in want:
+            remaining, target, name = iter(boxes), want[key], f"case {number} {key}"
+            box = choose_box(remaining, lambda b: b.cut(label), _MAX_RATIO, cast(Family, key.upper()))  # noqa: B023
             num_drawn, whole = len(boxes) - len(list(remaining)), Box(0, 0, *label.shape)
             yield Comparison(f"{name} boxes drawn", num_drawn, target["boxes_drawn"], **allowed)
             chosen = target["chosen"]

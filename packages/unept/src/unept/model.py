@@ -43,8 +43,8 @@ class UNEPT(EncoderDecoder):
         loss: how the class losses are averaged and weighted.
 
     Raises:
-        InputError: the backbone is unknown, has fewer levels than the options, cannot take the window, or its weights cannot
-            be had; in a call, the input is larger than the window.
+        InputError: the backbone is unknown, has too few levels, cannot take the window, or its weights cannot be had;
+            in a call, the input is larger than the window.
     """
 
     head: UNEPTHead
