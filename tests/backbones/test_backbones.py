@@ -15,8 +15,8 @@ from torch import nn
 
 from segcore.backbones import create_backbone, pretrained
 from segcore.backbones.efficientformer_v2 import VARIANTS
-from segcore.backbones.norms import synchronized_norms
 from segcore.backbones.position_bias import PositionBias
+from segcore.distributed import synchronized_norms
 from segcore.errors import InputError
 from segcore.weights.names import NameMap
 

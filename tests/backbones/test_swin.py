@@ -153,7 +153,7 @@ def test_merging_is_a_projection_of_padded_2x2_neighborhoods(size: tuple[int, in
 
 @pytest.mark.parametrize(
     ("name", "merge_strides", "parameters"),
-    [  # iiwa/PAPER 2, ecfd/PAPER 9
+    [  # iiwa/PAPER 2, ecfd/PAPER 8
         ("swin_small_patch4_window7_224.ms_in1k", (4, 2, 1, 1), 48_838_602),
         ("swin_base_patch4_window12_384.ms_in22k", (4, 2, 1, 1), 86_880_376),
         ("swin_large_patch4_window7_224.ms_in22k", (4, 2, 2, 2), 194_998_164),

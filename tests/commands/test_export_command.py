@@ -74,7 +74,7 @@ def test_an_onnx_file_equals_the_network(tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         (["m.zip"], "expected OUT to end with .pt2 or .onnx"),
-        (["m.pt2", "--height", "0"], "--height and --width must be positive, got 0 and 512"),
+        (["m.pt2", "--height", "0"], "--height must be at least 1, got 0"),
         (["m.pt2"], "absent.safetensors does not exist"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,9 +105,40 @@ def test_a_wrong_option_exits_with_2_and_a_hint(
     assert hint in printed.out + printed.err
 
 
-def test_an_impossible_value_is_the_sentence_of_its_check() -> None:
-    with pytest.raises(InputError, match=r"^--optim.lr must be positive, got -1.0$"):
-        parse_recipe("band-train", PAPER, ["toy", "--optim.lr", "-1"])
+def test_a_warmup_longer_than_the_run_is_refused_unless_a_try_cuts_the_run_short() -> None:
+    with pytest.raises(InputError, match=r"--schedule\.warmup must not be longer than the 10 iterations .* got 11"):
+        parse_recipe("band-train", PAPER, ["toy", "--schedule.warmup", "11"])
+    warming = replace(RECIPE, schedule=replace(RECIPE.schedule, warmup=8))
+    paper = replace(PAPER, recipes={"toy": warming})
+    request = parse_recipe("band-train", paper, ["toy", "--schedule.iterations", "2"])
+    assert request is not None
+    assert (request.recipe.schedule.iterations, request.recipe.schedule.warmup) == (2, 8)
+    with pytest.raises(InputError, match=r"--schedule\.warmup"):
+        parse_recipe("band-train", paper, ["toy", "--schedule.iterations", "2", "--schedule.warmup", "9"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--optim.lr", "-1"], "--optim.lr must be positive, got -1.0"),
+        (["--optim.lr", "nan"], "--optim.lr must be a finite 64-bit number, got nan"),
+        (["--optim.lr", "1e400"], "--optim.lr must be a finite 64-bit number, got inf"),
+        (["--optim.lr-mult", "head=nan"], "--optim.lr-mult must be a finite 64-bit number, got {'head': nan}"),
+        (["--run.keep", "9" * 20], "--run.keep must be a finite 64-bit number, got 99999999999999999999"),
+        (["--evaluate.aug-ratios", "0"], "--evaluate.aug-ratios must be positive, got (0.0,)"),
+        (["--evaluate.flip-pairs", "14", "-15"], "--evaluate.flip-pairs must not be negative, got ((14, -15),)"),
+        (["--augment.flip-pairs", "-1", "2"], "--augment.flip-pairs must not be negative, got ((-1, 2),)"),
+        (["--loss.ohem-threshold", "-3"], "--loss.ohem-threshold must be in [0, 1], got -3.0"),
+        (["--loss.auxiliary", "-1"], "--loss.auxiliary must not be negative, got -1.0"),
+        (["--schedule.warmup-ratio", "-4"], "--schedule.warmup-ratio must be in [0, 1], got -4.0"),
+        (["--schedule.gamma", "-1"], "--schedule.gamma must be positive, got -1.0"),
+        (["--schedule.min-lr", "-1"], "--schedule.min-lr must not be negative, got -1.0"),
+    ],
+)
+def test_an_impossible_value_is_the_sentence_of_its_check(words: list[str], sentence: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_recipe("band-train", PAPER, ["toy", *words])
+    assert str(error.value) == sentence
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--list"]])

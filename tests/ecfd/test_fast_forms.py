@@ -14,15 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ecfd import resized_conv
-from ecfd.constants import kept
-from ecfd.fusion import TokenMLP
-from ecfd.heads import ECFDHead
-from ecfd.rce import RCE, PositionGrid
-from ecfd.resized_conv import conv_of_resized
-from ecfd.tokens import reference_points, to_maps, to_tokens
+from ecfd import speed
+from ecfd.fusion import PositionGrid, TokenMLP, to_maps, to_tokens
+from ecfd.model import RCE, ECFDHead
+from ecfd.speed import conv_of_resized
 from segcore.layers.deform_attn.layer import DeformableAttention
-from segcore.layers.deform_attn.points import reference_grid
+from segcore.layers.deform_attn.points import reference_grid, reference_points
 from segcore.layers.fuse import fuse_norms
 from tests.ecfd.networks import VARIANTS, feature_maps, small_head
 
@@ -71,7 +68,7 @@ def test_convolution_of_several_maps_has_the_gradients_of_the_plain_order(align_
 
 
 def test_small_enlargements_and_other_devices_take_the_plain_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resized_conv, "_conv_before_resize", lambda *_: pytest.fail("products before the resize"))
+    monkeypatch.setattr(speed, "_conv_before_resize", lambda *_: pytest.fail("products before the resize"))
     maps, weight = [_random(1, 2, 4, 6)], _random(3, 2, 3, 3, seed=1)
     for size in ((4, 6), (5, 9), (2, 40)):
         fast = conv_of_resized(maps, weight, size, align_corners=True)
@@ -126,20 +123,6 @@ def test_reference_points_are_computed_once_and_serve_training_after_a_test() ->
     assert reference_points(sizes, torch.device("cpu")) is first
     assert not first.is_inference()
     torch.testing.assert_close(first, reference_grid(sizes), rtol=0, atol=0)
-
-
-def test_nothing_is_kept_while_a_graph_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-
-    @kept
-    def compute(number: int) -> Tensor:
-        calls.append(number)
-        return torch.tensor(number)
-
-    assert compute(1) is compute(1)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert compute(1) is not compute(1)
-    assert calls == [1, 1, 1]
 
 
 def test_the_position_grid_is_kept_in_evaluation_until_it_changes() -> None:

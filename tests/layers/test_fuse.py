@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import timm.layers
 import torch
-from mmcv.cnn import ConvModule
-from timm.layers import ConvNormAct
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segcore.backbones import create_backbone
+from segcore.layers.conv import ConvNormAct
 from segcore.layers.fuse import fold_into_next, fold_into_previous, fuse_norms
 
 
@@ -33,10 +33,10 @@ def _randomize(model: nn.Module) -> nn.Module:
     [
         lambda: nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1)),
         lambda: nn.Sequential(nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.BatchNorm2d(4, affine=False)),
-        lambda: ConvModule(4, 6, 3, padding=1, norm_cfg={"type": "BN"}),
-        lambda: ConvNormAct(4, 6, 3, act_layer=nn.GELU),
+        lambda: ConvNormAct(4, 6, 3),
+        lambda: timm.layers.ConvNormAct(4, 6, 3, act_layer=nn.GELU),
     ],
-    ids=["sequence", "depthwise without affine", "mmcv", "timm"],
+    ids=["sequence", "depthwise without affine", "ours", "timm"],
 )
 def test_folding_keeps_the_function_and_removes_the_norm(build) -> None:
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segcore.evaluation.inference import bands, scaled, score_map, unmirrored
+from segcore.evaluation.inference import bands, interpolated, logit_map, unmirrored
 from segcore.recipe import Evaluate
 from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.fill import image, labels
@@ -143,7 +143,7 @@ def scores(
     Shapes:
         images (B, 3, H, W) -> (B, K, *size)
     """
-    parts = [score_map(model, single[None], protocol, valid) for single in images]
+    parts = [logit_map(model, single[None], protocol, valid) for single in images]
     return torch.stack([torch.cat([band for _, band in bands([part], size, protocol)], dim=1) for part in parts])
 
 
@@ -159,9 +159,9 @@ def family_s(
     views: list[list[Tensor]] = []
     means: list[Tensor] = []
     for single in images:
-        seen = [scaled(single[None], ratio) for ratio in protocol.ratios]
+        seen = [interpolated(single[None], ratio) for ratio in protocol.ratios]
         pairs = [torch.cat([view, view.flip(-1)]) if protocol.flip else view for view in seen]
-        maps = [score_map(model, pair, protocol) for pair in pairs]
+        maps = [logit_map(model, pair, protocol) for pair in pairs]
         views.append([])
         for scored in maps:
             plain, *mirrored = scored.full()

@@ -43,8 +43,8 @@ def test_training_settings_are_those_of_the_papers(
     assert fragment.evaluate.scale == ((473, 473) if name == "LIP" else scale)
 
 
-def test_every_data_set_of_the_papers_has_a_fragment() -> None:
-    assert {fragment.data.dataset for fragment in FRAGMENTS.values()} == set(DATASETS) - {"toy", "folder", "camvid"}
+def test_every_fragment_is_of_a_data_set_that_exists() -> None:
+    assert {fragment.data.dataset for fragment in FRAGMENTS.values()} <= set(DATASETS) - {"toy", "folder"}
 
 
 def test_windows_are_those_of_the_papers() -> None:

@@ -137,6 +137,16 @@ def test_epochs_count_complete_batches() -> None:
     assert total_iterations(base, 11) == base.schedule.iterations
 
 
+def test_a_warmup_that_outlasts_the_run_is_said(
+    tmp_path: Path, world: distributed.World, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = recipe(tmp_path)
+    for warmup, said in ((2, []), (3, ["--schedule.warmup 3 outlasts the 2 iterations"])):
+        caplog.clear()
+        Trainer(PAPER, "toy", replace(settings, schedule=replace(settings.schedule, warmup=warmup)), world)
+        assert [record.getMessage().partition(":")[0] for record in caplog.records] == said
+
+
 def test_every_metric_that_is_asked_for_is_printed_with_miou_last(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

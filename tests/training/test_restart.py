@@ -20,7 +20,6 @@ from segcore.recipe import Recipe
 from segcore.recipe.file import read_recipe
 from segcore.training import loop as engine
 from segcore.training.loop import train
-from segcore.training.run_folder import WorkDirectory
 from segcore.training.signals import SAME_SIGNAL, StopSignal
 from segcore.weights.states import latest_state, load_state, state_path
 from tests.tiny_paper import PAPER
@@ -159,26 +158,11 @@ def test_signals_that_come_together_count_once_and_a_later_one_ends() -> None:
             signal.raise_signal(signal.SIGINT)
 
 
-def test_a_forked_child_does_not_hold_the_folder(tmp_path: Path) -> None:
-    directory = WorkDirectory(tmp_path, is_resuming=False)
-    child = os.fork()
-    if child == 0:  # a loader process that outlives its parent
-        time.sleep(30)
-        os._exit(0)
-    try:
-        time.sleep(0.2)
-        directory.release()
-        WorkDirectory(tmp_path, is_resuming=False).release()
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-
-
 def test_a_terminated_process_group_saves_its_state(tmp_path: Path) -> None:
     """A cluster signals loader processes too: they must live until the parent has saved."""
     code = (
-        "import sys; from segcore.commands.parsing import train_command; from tests.tiny_paper import PAPER\n"
-        "sys.exit(train_command(PAPER, sys.argv[1:]))"
+        "import sys; from segcore.commands.train import train_command; from tests.tiny_paper import PAPER\n"
+        "sys.exit(train_command(PAPER)(sys.argv[1:]))"
     )
     words = ["toy", "--work-dir", str(tmp_path), "--schedule.iterations", "100000", "--data.workers", "2"]
     words += ["--run.log-interval", "1", "--run.device", "cpu"]

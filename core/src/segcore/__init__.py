@@ -1,3 +1,3 @@
 """What five semantic-segmentation papers share: data sets, backbones, training, evaluation."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

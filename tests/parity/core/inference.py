@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segcore.evaluation.inference import network_input, predict, predict_labels, score_map, views
+from segcore.evaluation.inference import logit_map, mean_over_views, network_input, predict_labels, views
 from segcore.recipe import Evaluate
 from tests.parity.building import TIED_SHARE, array, convolution, family_s, one_of, prediction_counts, scores, settled
 from tests.parity.case_files import Comparison, ParityCase
@@ -58,7 +58,7 @@ def _tensor_m(data: Mapping[str, Any]) -> Iterator[Comparison]:
     inputs, expected, allowed = data["inputs"], data["expected"], limits(data)
     model, images = _model(inputs), torch.from_numpy(array(inputs["image"]))
     protocol = Evaluate(**_windows_of(inputs))
-    full = torch.cat([score_map(model, image[None], protocol).full() for image in images])
+    full = torch.cat([logit_map(model, image[None], protocol).full() for image in images])
     yield Comparison("logits_before_rescale", full, expected["logits_before_rescale"], **allowed)
     mean = scores(model, images, protocol, tuple(inputs["original_shape"]), tuple(inputs["valid_shape"]))
     mean = mean.flip(-1) if inputs["flip"] else mean
@@ -92,7 +92,7 @@ def _pipeline(data: Mapping[str, Any]) -> Iterator[Comparison]:
             mean = mean.flip(-1) if is_mirrored else mean
             yield Comparison(f"{name}: probabilities", mean, want["probabilities"], **allowed)
     assert next(published, None) is None
-    yield Comparison("mean", predict(model, parts, protocol, size)[None], expected["mean"], **allowed)
+    yield Comparison("mean", mean_over_views(model, parts, protocol, size)[None], expected["mean"], **allowed)
     labels = predict_labels(model, parts, protocol, size).flatten().long()
     counts = torch.bincount(labels, minlength=inputs["num_classes"])
     tied = TIED_SHARE * labels.numel()

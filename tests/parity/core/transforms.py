@@ -20,12 +20,12 @@ from segcore.images.transforms import (
     normalize,
     pad_image,
     pad_label,
-    rescaled_size,
+    resize_bounds,
     resize_image,
     resize_label,
+    resized_size,
     rotate_image,
     rotate_label,
-    scaled,
 )
 from segcore.recipe.protocols import LIP_PAIRS
 from tests.parity.building import array
@@ -85,9 +85,9 @@ def _sizes(data: Mapping[str, Any]) -> Iterator[Comparison]:
     for row in data["expected"]["rows"]:
         (height, width), (long, short), ratio = row["image"], row["scale"], row["ratio"]
         name = f"image {height}x{width} scale {long}, {short} ratio {ratio}"
-        target = scaled((long, short), ratio)
-        size = rescaled_size(height, width, target, keep_ratio=row.get("keep_ratio", True), family=family)
-        yield Comparison(f"{name} target", target, row["target"], **allowed)
+        bounds = resize_bounds((long, short), ratio)
+        size = resized_size((height, width), bounds, keep_ratio=row.get("keep_ratio", True), family=family)
+        yield Comparison(f"{name} target", bounds[::-1], row["target"], **allowed)
         yield Comparison(f"{name} size", size, row["size"], **allowed)
         for key in row:
             if divisor := re.fullmatch(r"multiple_of_(\d+)", key):
@@ -100,7 +100,8 @@ def _resized(data: Mapping[str, Any]) -> Iterator[Comparison]:
     assert data["tolerance"]["labels"] == "exact"
     image, label = array(inputs["pixels"]), array(inputs["labels"]).astype(np.uint8)
     long, short = inputs["scale"]
-    size = rescaled_size(*label.shape, (long, short), keep_ratio=inputs["keep_ratio"], family=family)
+    bounds = resize_bounds((long, short), 1.0)
+    size = resized_size(label.shape, bounds, keep_ratio=inputs["keep_ratio"], family=family)
     image, label = resize_image(image, size), resize_label(label, size)
     if inputs["multiple"]:
         size = multiple_size(size, inputs["multiple"])

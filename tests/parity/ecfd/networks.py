@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ecfd.heads import HEADS, Decoder
-from ecfd.model import ECFD
+from ecfd.fusion import to_tokens
+from ecfd.model import ECFD, HEADS, Decoder
 from ecfd.names import name_map
-from ecfd.options import TINY, TWO_STREAMS, ECFDModel
-from ecfd.tokens import to_tokens
+from ecfd.recipes import TINY, TWO_STREAMS, ECFDModel
 from segcore.losses import cross_entropy
 from segcore.segmentor import EncoderDecoder, StepInfo, Target, resize
 from tests.parity.building import compare_norms, count, drawn, gradient_norms, label, record, settled, tensor

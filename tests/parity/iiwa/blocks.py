@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iiwa.attention import CrossIIWA, SelfIIWA, match, prepare_memory
-from iiwa.names import leaf_renames
+from iiwa.attention import CrossIIWA, SelfIIWA, match, pad_to_windows, prepare_memory, sine_position, window_means
+from iiwa.names import ATTENTION_LEAVES, FUSION_LEAVES, leaf_renames
 from iiwa.neck import CascadeNeck, CrossFusion, Fusion, PlainFusion
-from iiwa.released import ATTENTION_LEAVES, FUSION_LEAVES
-from iiwa.windows import pad_to_windows, sine_position, window_means
+from iiwa.recipes import IIWAModel
 from segcore.backbones.swin import Swin
 from segcore.backbones.swin_names import OPENMMLAB
 from segcore.weights.names import NameMap
@@ -159,7 +158,8 @@ def neck(case: ParityCase) -> Iterator[Comparison]:
         strides.append(strides[-1] * query[0] // key[0])
     settled(config, d_models=config["in_channels"][:-1])
     kind = "2" if case.data["module"].endswith("2") else "1"
-    cascade = CascadeNeck(config["in_channels"], strides, config["n_head"], windows[0], fusion=kind)
+    options = IIWAModel(backbone="", fusion=kind, fusion_heads=tuple(config["n_head"]), fusion_window=windows[0])
+    cascade = CascadeNeck(config["in_channels"], strides, options)
     blocks: list[Any] = [getattr(cascade, f"fuse{i}")[0] for i in (1, 2, 3)]
     ours = [size for block in blocks for size in (block.key_window, block.query_window)]
     yield Comparison("windows", ours, windows, atol=0)

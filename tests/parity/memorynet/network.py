@@ -11,10 +11,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from memorynet.levels import ConcatenatedLevels, NormalizedLevels
+from memorynet.context import ConcatenatedLevels, NormalizedLevels
 from memorynet.model import MemoryNet
 from memorynet.names import infer_model, name_map
-from memorynet.options import DILATIONS, HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
+from memorynet.recipes import DILATIONS, HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
 from segcore.segmentor import StepInfo, Target
 from tests.parity.building import compare_norms, count, gradient_norms, label, record, settled, tensor
 from tests.parity.case_files import Comparison, ParityCase

@@ -15,12 +15,18 @@ from tests.layers.deform_attn.cases import case_inputs
 from tests.parity.building import count, settled, tensor
 from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.formulas import uniform
-from unept.context import ContextBranch, DecoderLayer, EncoderLayer
-from unept.head import SpatialBranch, boundary_head
+from unept.context import (
+    ContextBranch,
+    DecoderLayer,
+    EncoderLayer,
+    Pyramid,
+    QuerySelfAttention,
+    Sizes,
+    sine_positions,
+)
+from unept.model import SpatialBranch, boundary_head
 from unept.names import HEAD_RENAMES
-from unept.ops import Pyramid, QuerySelfAttention
-from unept.options import UNEPTModel
-from unept.positions import Sizes, sine_positions
+from unept.recipes import UNEPTModel
 
 
 def couple_images(model: nn.Module) -> None:

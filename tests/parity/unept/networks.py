@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcore.evaluation.inference import score_map
+from segcore.evaluation.inference import logit_map
 from segcore.recipe import Evaluate
 from segcore.segmentor import resize
 from tests.parity.building import count, record, scores, settled, tensor
@@ -16,7 +16,7 @@ from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.unept.modules import couple_images
 from unept.model import UNEPT
 from unept.names import infer_model, name_map
-from unept.options import UNEPTModel
+from unept.recipes import UNEPTModel
 
 _BACKBONES = {"r50": "resnet50c", "deit": "deit_base_distilled_patch16_384"}
 
@@ -94,7 +94,7 @@ def sliding_windows(case: ParityCase) -> Iterator[Comparison]:
         images = tensor(view)
         if number == 0:
             with torch.no_grad():
-                logits = torch.cat([score_map(model, image[None], protocol).full() for image in images])
+                logits = torch.cat([logit_map(model, image[None], protocol).full() for image in images])
             yield Comparison("slide_logits", logits, published["slide_logits"])
             full = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
             yield Comparison("slide_logits_original_size", full, published["slide_logits_original_size"])

@@ -1,4 +1,4 @@
-"""Boundary maps against those of the published generator and loader (unept/PAPER 8 and 9).
+"""Boundary maps against those of the published generator and loader (unept/PAPER 8).
 
 Cases are told by what the files hold: arrays NAME/label with NAME/depth are ground truth of a label, NAME/raw with
 NAME/config follow a label through the training transform; a .mat file with `depth` holds one of the former.
@@ -16,14 +16,14 @@ import torch
 from scipy.io import whosmat
 
 from segcore.data.labels import reduce_zero_label
-from segcore.images.target_maps import LabelMaps, WholeMaps
+from segcore.images.target_maps import TargetMaps, WholeMaps
 from segcore.images.transforms import TrainTransform, pad_label
 from segcore.recipe import Augment
 from tests.parity.case_files import find_files
-from unept.boundary import boundary_maps
-from unept.boundary_files import read_offsets
-from unept.boundary_source import ANGLE, DISTANCE, BoundaryTargets
-from unept.losses import BOUNDARY_DISTANCE, direction_bins
+from unept.boundary.files import read_offsets
+from unept.boundary.maps import boundary_maps
+from unept.boundary.source import ANGLE, DISTANCE, BoundaryTargets
+from unept.model import BOUNDARY_DISTANCE, direction_bins
 
 STEPS = 180  # of two degrees: a full turn
 
@@ -114,7 +114,7 @@ def test_maps_follow_the_label_through_resize_crop_flip_and_pad(
     reduces, long, short, top, left, height, width, is_flipped, padded = case["config"].tolist()
     label = reduce_zero_label(case["raw"]) if reduces else case["raw"]
     stored = {DISTANCE: case["depth"].astype(np.float32), ANGLE: case["dir_deg"] * np.float32(2) - 180}
-    maps: LabelMaps = BoundaryTargets(label, False, WholeMaps(stored) if is_stored else None)
+    maps: TargetMaps = BoundaryTargets(label, False, WholeMaps(stored) if is_stored else None)
     augment = Augment(
         scale=(long, short), crop=(height, width), cat_max_ratio=1.0, photometric=False, region_first=region_first
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import socket
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlparse
 from urllib.request import getproxies
@@ -21,11 +22,15 @@ _CONNECT_SECONDS = 5.0
 _SHOWN = 200  # characters of timm's message
 
 
-def check_name(name: str) -> None:
-    """Raise an `InputError` with close matches if timm has no model `name` (NAME or NAME.WEIGHTS_TAG)."""
+def check_timm_name(name: str, others: Sequence[str] = ()) -> None:
+    """Raise an `InputError` with close matches if timm has no model `name` (NAME or NAME.WEIGHTS_TAG).
+
+    Args:
+        others: further names that might have been meant.
+    """
     if timm.is_model(name):
         return
-    close = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name.split(".")[0], sorted({*others, *timm.list_models()}), n=3, cutoff=0.5)
     hint = f"; close names: {', '.join(close)}" if close else ""
     raise InputError(f"--model.backbone {name}: neither segcore nor timm has a backbone of that name{hint}")
 
@@ -85,7 +90,7 @@ def create_timm_model(name: str, pretrained: bool, weights: str, **options: Any)
     Raises:
         InputError: unknown name, missing file, no weights, no network.
     """
-    check_name(name)
+    check_timm_name(name)
     if weights:
         return _from_file(name, weights, options)
     if not pretrained:

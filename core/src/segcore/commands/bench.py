@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from segcore.commands.parsing import parse_options
 from segcore.commands.recipes import NetworkOptions
-from segcore.errors import check
 from segcore.paper import Paper
 from segcore.recipe import AMP, Recipe
+from segcore.recipe.ranges import AT_LEAST_1
 
 if TYPE_CHECKING:
     import torch
@@ -25,21 +25,16 @@ training step. Median over the runs."""
 class BenchOptions(NetworkOptions):
     """What to time."""
 
-    batch: int = 1
+    batch: Annotated[int, AT_LEAST_1] = 1
     """Images of a forward pass."""
-    train_batch: int = 2
+    train_batch: Annotated[int, AT_LEAST_1] = 2
     """Images of a training step."""
-    runs: int = 10
+    runs: Annotated[int, AT_LEAST_1] = 10
     """Measured runs of each form."""
     amp: AMP = "off"
     """Precision."""
     device: str = "auto"
     """cpu, cuda or auto."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for option, value in (("batch", self.batch), ("train-batch", self.train_batch), ("runs", self.runs)):
-            check(value >= 1, f"--{option} must be at least 1, got {value}")
 
 
 def main(words: list[str]) -> int:

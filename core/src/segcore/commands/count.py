@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from segcore.commands.parsing import parse_options
 from segcore.commands.recipes import NetworkOptions
-from segcore.errors import check
 from segcore.paper import Paper
 from segcore.recipe import Published, Recipe
+from segcore.recipe.ranges import NOT_NEGATIVE
 
 _DESCRIPTION = """Count the parameters and multiply-adds of a recipe's network, as the papers count them and as torch
 does, for one image of the training crop."""
@@ -18,12 +19,8 @@ does, for one image of the training crop."""
 class CountOptions(NetworkOptions):
     """What to count."""
 
-    classes: int = 0
+    classes: Annotated[int, NOT_NEGATIVE] = 0
     """Number of classes; 0 is that of the data set."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self.classes >= 0, f"--classes must not be negative, got {self.classes}")
 
 
 def main(words: list[str]) -> int:

@@ -19,6 +19,6 @@ def main(words: list[str]) -> int:
         "segcore data list", "Print the names of the data sets, with their classes and images.", ListOptions, words
     )
     width = max(map(len, DATASETS))
-    for name, description in DATASETS.items():
-        print(f"{name.ljust(width)}  {description}")
+    for name, entry in DATASETS.items():
+        print(f"{name.ljust(width)}  {entry.about}")
     return 0

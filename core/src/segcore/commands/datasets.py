@@ -7,8 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from segcore.errors import check
 from segcore.recipe import Data
+from segcore.recipe.ranges import BYTE, NOT_NEGATIVE, check_ranges
 
 ROOT = tyro.conf.arg(aliases=["--run.data"])
 
@@ -23,14 +23,13 @@ class DatasetOptions:
     """File of image stems, one per line: these images only."""
     classes: str = ""
     """Data set folder: file of the class names; empty is ROOT/classes.txt or classes.json."""
-    ignore: int = 255
+    ignore: Annotated[int, BYTE] = 255
     """Data set folder: mask value without a label."""
-    workers: int = 0
+    workers: Annotated[int, NOT_NEGATIVE] = 0
     """Threads; 0 takes all cores, at most 8."""
 
     def __post_init__(self) -> None:
-        check(0 <= self.ignore <= 255, f"--ignore must be an 8-bit value, got {self.ignore}")
-        check(self.workers >= 0, f"--workers must not be negative, got {self.workers}")
+        check_ranges(self)
 
     def data(self, name: str) -> Data:
         """Return the data section of a recipe for the data set of this name."""

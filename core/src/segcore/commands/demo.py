@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from segcore.commands.parsing import parse_options
 from segcore.commands.test import TestOptions, test
-from segcore.errors import InputError, check
+from segcore.errors import InputError
 from segcore.paper import Paper, installed_papers, load_paper
 from segcore.recipe import Recipe
+from segcore.recipe.file import FILE_NAME, read_recipe_file
+from segcore.recipe.ranges import NOT_NEGATIVE, check_ranges
 
 RECIPE = "toy"
 _MAIN = "cgrseg"
@@ -29,13 +31,13 @@ class DemoOptions:
     """Installed paper, or all; empty is cgrseg, else the first one."""
     out: str = "demo"
     """Folder; the page is OUT/PAPER/report.html."""
-    iterations: int = 0
+    iterations: Annotated[int, NOT_NEGATIVE] = 0
     """Training steps; 0 is the recipe's."""
     device: str = "auto"
     """cpu, cuda or auto."""
 
     def __post_init__(self) -> None:
-        check(self.iterations >= 0, f"--iterations must not be negative, got {self.iterations}")
+        check_ranges(self)
 
 
 def main(words: list[str]) -> int:
@@ -80,11 +82,10 @@ def _make_room(folder: Path, paper: Paper) -> None:
     is_empty = folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock"}
     if is_empty or not folder.exists():
         return
-    saved = folder / "recipe.json"
     try:
-        document = json.loads(saved.read_text("utf-8"))
-        is_demo = document["paper"] == paper.name and document["name"] == RECIPE
-    except (OSError, ValueError, LookupError, TypeError):
+        document = read_recipe_file(folder / FILE_NAME)
+        is_demo = (document.paper, document.name) == (paper.name, RECIPE)
+    except InputError:
         is_demo = False
     if not is_demo:
         raise InputError(f"{folder} holds something else than an earlier demo; choose another --out")

@@ -12,6 +12,7 @@ import tyro
 from segcore.commands.parsing import parse_options
 from segcore.errors import InputError, check
 from segcore.files import atomic_write
+from segcore.recipe.ranges import AT_LEAST_1, check_ranges
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,15 +31,14 @@ class ExportOptions:
     """Weights of ours (.safetensors)."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """File to write: .pt2 or .onnx."""
-    height: int = 512
+    height: Annotated[int, AT_LEAST_1] = 512
     """Height of the input, pixels."""
-    width: int = 512
+    width: Annotated[int, AT_LEAST_1] = 512
     """Width of the input, pixels."""
 
     def __post_init__(self) -> None:
         check(self.out.suffix in _KINDS, f"{self.out}: expected OUT to end with .pt2 or .onnx")
-        is_size = min(self.height, self.width) >= 1
-        check(is_size, f"--height and --width must be positive, got {self.height} and {self.width}")
+        check_ranges(self)
 
 
 def main(words: list[str]) -> int:
@@ -82,10 +82,10 @@ def export(model: nn.Module, size: tuple[int, int], path: Path, kind: Literal["p
             if kind == "pt2":
                 torch.export.save(program, file)  # pyright: ignore[reportArgumentType] - any binary file does
             else:
-                converted = torch.onnx.export(
+                program = torch.onnx.export(
                     program, dynamo=True, input_names=["image"], output_names=["logits"], verbose=False
                 )
-                assert converted is not None
-                file.write(converted.model_proto.SerializeToString())
+                assert program is not None
+                file.write(program.model_proto.SerializeToString())
     finally:
         model.train(was_training)

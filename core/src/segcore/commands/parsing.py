@@ -12,9 +12,9 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from segcore.commands.recipes import find_recipe, recipe_table
-from segcore.errors import InputError
+from segcore.errors import InputError, check
 from segcore.paper import Paper
-from segcore.recipe import Recipe
+from segcore.recipe import Recipe, Schedule
 
 Options = TypeVar("Options")
 PATH = tyro.conf.Positional[str]
@@ -166,4 +166,14 @@ def parse_recipe(
         registry=_RULES,
         config=(tyro.conf.FlagConversionOff,),
     )
+    _check_warmup(default.schedule, parsed.recipe.schedule)
     return Request(name, parsed.recipe, parsed.options)
+
+
+def _check_warmup(default: Schedule, asked: Schedule) -> None:
+    """Refuse a warmup that never ends, unless it is the recipe's own and the run is only cut short to try it."""
+    is_ending = asked.epochs > 0 or asked.warmup <= max(asked.iterations, default.warmup)
+    check(
+        is_ending,
+        f"--schedule.warmup must not be longer than the {asked.iterations} iterations of the run, got {asked.warmup}",
+    )

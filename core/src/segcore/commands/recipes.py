@@ -8,10 +8,11 @@ from typing import Annotated
 
 import tyro
 
-from segcore.errors import InputError, check
+from segcore.errors import InputError
 from segcore.paper import Paper, installed_papers, load_paper
 from segcore.recipe import Recipe
 from segcore.recipe.file import read_recipe
+from segcore.recipe.ranges import NOT_NEGATIVE, check_ranges
 
 
 def recipe_table(paper: Paper) -> str:
@@ -54,14 +55,13 @@ class NetworkOptions:
     """Name of a recipe, e.g. t-ade20k."""
     paper: str = ""
     """Paper of the recipe, needed where several have that name."""
-    height: int = 0
+    height: Annotated[int, NOT_NEGATIVE] = 0
     """Height of the images, pixels; 0 is that of the training crop."""
-    width: int = 0
+    width: Annotated[int, NOT_NEGATIVE] = 0
     """Width of the images, pixels; 0 is that of the training crop."""
 
     def __post_init__(self) -> None:
-        check(self.height >= 0, f"--height must not be negative, got {self.height}")
-        check(self.width >= 0, f"--width must not be negative, got {self.width}")
+        check_ranges(self)
 
     def find(self) -> tuple[Paper, Recipe, tuple[int, int]]:
         """Return the paper, its recipe and the image size (height, width).

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from segcore.commands.parsing import parse_options
-from segcore.errors import check
+from segcore.recipe.ranges import NOT_NEGATIVE, check_ranges
 
 _DESCRIPTION = "Write one self-contained HTML page about a training run: curves, scores, gallery, recipe."
 
@@ -22,7 +22,7 @@ class ReportOptions:
     """Folder of a run of <paper>-train."""
     out: str = ""
     """Page to write; empty is WORK_DIR/report.html."""
-    gallery: int = 6
+    gallery: Annotated[int, NOT_NEGATIVE] = 6
     """Pictures, spread over the test images."""
     keep_gallery: bool = False
     """Show the pictures of WORK_DIR/gallery as they are."""
@@ -32,7 +32,7 @@ class ReportOptions:
     """cpu, cuda or auto."""
 
     def __post_init__(self) -> None:
-        check(self.gallery >= 0, f"--gallery must not be negative, got {self.gallery}")
+        check_ranges(self)
 
 
 def main(words: list[str]) -> int:

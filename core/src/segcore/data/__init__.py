@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from importlib import import_module
-from typing import TYPE_CHECKING
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, NamedTuple
 
 from segcore.errors import InputError
 
@@ -12,45 +12,60 @@ if TYPE_CHECKING:
     from segcore.data.base import ClassTable, FileDataset, SegmentationDataset
     from segcore.recipe import Data
 
+
+class Entry(NamedTuple):
+    """A data set's place and what is said of it.
+
+    Attributes:
+        kind: its class, "module:Class"; empty for the two that `create_dataset` builds from more than a folder.
+        about: one line: classes, and images of train/val or train/val/test.
+    """
+
+    kind: str
+    about: str
+
+
 DATASETS = {
-    "toy": "ToyScenes: generated street-like scenes, 8 classes, no files",
-    "folder": "your own images/ and masks/, classes from classes.txt or classes.json",
-    "camvid": "CamVid, 11 classes, 367/101/233 images",
-    "ade20k": "ADE20K scene parsing, 150 classes, 20210/2000/3352 images",
-    "cityscapes": "Cityscapes, 19 classes, 2975/500/1525 images and 19998 coarse ones (train_extra)",
-    "pascal_context_59": "Pascal Context without background, 59 classes, 4998/5105 images",
-    "pascal_context_60": "Pascal Context with background, 60 classes, 4998/5105 images",
-    "coco_stuff_10k": "COCO-Stuff 10k, the 171 classes that occur, 9000/1000 images",
-    "coco_stuff_10k_182": "COCO-Stuff 10k, all 182 ids (MemoryNet), 9000/1000 images",
-    "coco_stuff_164k": "COCO-Stuff 164k, 171 classes, 118287/5000 images",
-    "lip": "LIP human parsing, 20 classes with background, 30462/10000/10000 images",
-    "bdd100k": "BDD100K (10k subset), 19 Cityscapes classes, 7000/1000/2000 images",
+    "toy": Entry("", "ToyScenes: generated street-like scenes, 8 classes, no files"),
+    "folder": Entry("", "your own images/ and masks/, classes from classes.txt or classes.json"),
+    "camvid": Entry("segcore.data.camvid:CamVid", "CamVid, 11 classes, 367/101/233 images"),
+    "ade20k": Entry("segcore.data.ade20k:ADE20K", "ADE20K scene parsing, 150 classes, 20210/2000/3352 images"),
+    "cityscapes": Entry(
+        "segcore.data.cityscapes:Cityscapes",
+        "Cityscapes, 19 classes, 2975/500/1525 images and 19998 coarse ones (train_extra)",
+    ),
+    "pascal_context_59": Entry(
+        "segcore.data.pascal_context:PascalContext59",
+        "Pascal Context without background, 59 classes, 4998/5105 images",
+    ),
+    "pascal_context_60": Entry(
+        "segcore.data.pascal_context:PascalContext60", "Pascal Context with background, 60 classes, 4998/5105 images"
+    ),
+    "coco_stuff_10k": Entry(
+        "segcore.data.coco_stuff:CocoStuff10k", "COCO-Stuff 10k, the 171 classes that occur, 9000/1000 images"
+    ),
+    "coco_stuff_10k_182": Entry(
+        "segcore.data.coco_stuff:CocoStuff10kAll", "COCO-Stuff 10k, all 182 ids (MemoryNet), 9000/1000 images"
+    ),
+    "coco_stuff_164k": Entry(
+        "segcore.data.coco_stuff:CocoStuff164k", "COCO-Stuff 164k, 171 classes, 118287/5000 images"
+    ),
+    "lip": Entry("segcore.data.lip:LIP", "LIP human parsing, 20 classes with background, 30462/10000/10000 images"),
+    "bdd100k": Entry(
+        "segcore.data.bdd100k:BDD100K", "BDD100K (10k subset), 19 Cityscapes classes, 7000/1000/2000 images"
+    ),
 }
-"""Name -> one line about it: images are train/val or train/val/test."""
-
-_PUBLISHED = {
-    "camvid": ("segcore.data.camvid", "CamVid"),
-    "ade20k": ("segcore.data.ade20k", "ADE20K"),
-    "cityscapes": ("segcore.data.cityscapes", "Cityscapes"),
-    "pascal_context_59": ("segcore.data.pascal_context", "PascalContext59"),
-    "pascal_context_60": ("segcore.data.pascal_context", "PascalContext60"),
-    "coco_stuff_10k": ("segcore.data.coco_stuff", "CocoStuff10k"),
-    "coco_stuff_10k_182": ("segcore.data.coco_stuff", "CocoStuff10kAll"),
-    "coco_stuff_164k": ("segcore.data.coco_stuff", "CocoStuff164k"),
-    "lip": ("segcore.data.lip", "LIP"),
-    "bdd100k": ("segcore.data.bdd100k", "BDD100K"),
-}
+"""Every data set by its name. A new one is a file in this folder and a line here: docs/add_a_dataset.md."""
 
 
-def published_datasets() -> list[str]:
+def fixed_datasets() -> list[str]:
     """Return the names of the data sets whose classes are fixed."""
-    return sorted(_PUBLISHED)
+    return sorted(name for name, entry in DATASETS.items() if entry.kind)
 
 
-def published_kind(name: str) -> type[FileDataset]:
+def dataset_class(name: str) -> type[FileDataset]:
     """Return the class of a published data set by its name; its `classes` need no files."""
-    module, kind = _PUBLISHED[name]
-    return getattr(import_module(module), kind)
+    return resolve_name(DATASETS[name].kind)
 
 
 def dataset_classes(data: Data, name: str = "") -> ClassTable:
@@ -68,10 +83,10 @@ def dataset_classes(data: Data, name: str = "") -> ClassTable:
         from segcore.data.toy.dataset import ToyScenes
 
         return ToyScenes.classes
-    if name not in _PUBLISHED:
-        known = ", ".join(("toy", *published_datasets()))
+    if name not in fixed_datasets():
+        known = ", ".join(("toy", *fixed_datasets()))
         raise InputError(f"the data set {name!r} has no fixed classes (those of {known} are fixed); give --classes")
-    return published_kind(name).classes
+    return dataset_class(name).classes
 
 
 def create_dataset(
@@ -106,4 +121,4 @@ def create_dataset(
         return FolderDataset(
             root, split, classes=data.classes, ignore=data.ignore, list_file=list_file, check_files=check_files
         )
-    return published_kind(name)(root, split, list_file=list_file, check_files=check_files)
+    return dataset_class(name)(root, split, list_file=list_file, check_files=check_files)

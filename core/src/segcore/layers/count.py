@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from segcore.backbones.norms import synchronized_norms
+from segcore.distributed import synchronized_norms
 
 _GIGA = 1e9
 _MEGA = 1e6

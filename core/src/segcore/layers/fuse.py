@@ -1,6 +1,6 @@
 """Folding of batch norms into the convolutions beside them: the same function, fewer steps, for inference only.
 
-Found by structure: timm's and mmcv's conv+norm blocks, and convolutions followed by a norm in a `Sequential`. A module
+Found by structure: timm's conv+norm blocks and ours, and convolutions followed by a norm in a `Sequential`. A module
 with norms elsewhere says so itself by a method `fold_norms()`, which folds its own and leaves `nn.Identity` behind.
 """
 
@@ -11,15 +11,16 @@ from itertools import pairwise
 from typing import TypeVar
 
 import torch
-from mmcv.cnn import ConvModule
-from timm.layers.conv_bn_act import ConvNormAct
+from timm.layers import conv_bn_act
 from timm.layers.norm_act import BatchNormAct2d
 from timm.models.efficientformer_v2 import ConvNorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-_BLOCKS = (ConvNormAct, ConvNorm, ConvModule)
+from segcore.layers.conv import ConvNormAct
+
+_BLOCKS = (ConvNormAct, conv_bn_act.ConvNormAct, ConvNorm)
 _Network = TypeVar("_Network", bound=nn.Module)
 
 

@@ -1,12 +1,36 @@
-"""Tensors that follow from a parameter and a size, computed once in evaluation."""
+"""Tensors computed once for each size: those that only sizes decide, and those that follow from a parameter, too."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Self
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+_MOST = 64  # results of one function: the maps of a network at every scale of a test
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def kept_by_size(compute: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Keep the last results of a function of sizes, devices and precisions, which must all be hashable.
+
+    Inside a compiled or exported graph nothing is kept or taken: a tensor of a trace must not outlive it. What is kept
+    are ordinary tensors even when computed in inference mode, so that training may use them after a test.
+    """
+    remembered = lru_cache(maxsize=_MOST)(compute)
+
+    @wraps(compute)
+    def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        if torch.compiler.is_compiling():
+            return compute(*args, **kwargs)
+        with torch.inference_mode(False):
+            return remembered(*args, **kwargs)
+
+    return call
 
 
 class KeptBySize(nn.Module):

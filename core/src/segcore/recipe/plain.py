@@ -2,62 +2,85 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+import json
+import os
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import msgspec
 
 from segcore.errors import InputError, check
+
+T = TypeVar("T")
 
 
 def to_plain(value: Any) -> Any:
     """Return a recipe (or a part of one) as JSON-ready dictionaries, lists, numbers and strings."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, dict):
-        return {str(k): to_plain(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if isinstance(value, (tuple, list)):
-        return [to_plain(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
+    return json.loads(json.dumps(msgspec.to_builtins(value)))  # tuples become lists
+
+
+def from_json(cls: type[T], text: str | bytes, where: str) -> T:
+    """Build a dataclass from a JSON text, see `from_plain`.
+
+    Raises:
+        InputError: also for a text that is no JSON.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:  # malformed, not UTF-8, a number of too many digits, or nested deeply
+        raise InputError(f"{where} is not readable as JSON: {error}") from error
+    return from_plain(cls, data, where)
+
+
+def from_plain(cls: type[T], data: Any, where: str = "recipe") -> T:
+    """Build a dataclass from what `to_plain` gave: every name must be known, every type and number fit.
+
+    Args:
+        where: file or option that `data` is from, for messages.
+
+    Raises:
+        InputError: for the first entry that does not fit, with its dotted place.
+    """
+    try:
+        value = msgspec.convert(data, cls)
+        _check_entries(data, msgspec.to_builtins(value), "")
+    except msgspec.ValidationError as error:
+        words, _, place = str(error).replace("`", "").partition(" - at $")
+        if "enum value" in words:  # the library's name of a Literal, whose choices it does not say
+            words = words.replace("enum value", "value") + f", expected one of {_choices(cls, place)}"
+        raise InputError(f"{where}: {_at(place)}{words[0].lower()}{words[1:]}") from error
+    except InputError as error:  # also of the dataclasses' own checks
+        raise InputError(f"{where}: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{where}: nested too deeply") from error
     return value
 
 
-def from_plain(cls: Any, data: Any, where: str = "recipe") -> Any:
-    """Build `cls` from what `to_plain` gave; an unknown or missing name is an `InputError` that says where.
-
-    Args:
-        cls: a dataclass or the annotation of a field.
-        data: plain data.
-        where: dotted place of `data`, for messages.
-    """
-    if get_origin(cls) is Annotated:
-        cls = get_args(cls)[0]
-    if is_dataclass(cls):
-        check(isinstance(data, dict), f"{where}: expected a table, got {data!r}")
-        hints = get_type_hints(cls, include_extras=True)
-        unknown = sorted(set(data) - {f.name for f in fields(cls)})
-        check(not unknown, f"{where}: unknown entries {', '.join(unknown)}")
-        values = {name: from_plain(hints[name], item, f"{where}.{name}") for name, item in data.items()}
-        try:
-            return cls(**values)  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
-        except TypeError as error:
-            raise InputError(f"{where}: {error}") from error
-    if get_origin(cls) is tuple:
-        check(isinstance(data, list), f"{where}: expected a list, got {data!r}")
-        inner = get_args(cls)
-        kinds = [inner[0]] * len(data) if inner[-1] is Ellipsis else list(inner)
-        check(len(kinds) == len(data), f"{where}: expected {len(kinds)} values, got {data!r}")
-        return tuple(from_plain(kind, item, where) for kind, item in zip(kinds, data, strict=True))
-    if get_origin(cls) is dict:
-        check(isinstance(data, dict), f"{where}: expected a table, got {data!r}")
-        return {name: from_plain(get_args(cls)[1], item, f"{where}.{name}") for name, item in data.items()}
-    if cls is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    return _checked(cls, data, where)
+def _choices(cls: Any, place: str) -> str:
+    for name in place.removeprefix(".").split("."):
+        cls = get_type_hints(cls)[name]
+    return ", ".join(map(str, get_args(cls)))
 
 
-def _checked(cls: Any, data: Any, where: str) -> Any:
-    """Return a plain value that is what its annotation says."""
-    if get_origin(cls) is Literal:
-        check(data in get_args(cls), f"{where}: expected one of {', '.join(map(str, get_args(cls)))}, got {data!r}")
-    elif isinstance(cls, type) and cls in (bool, int, float, str):
-        is_same = isinstance(data, cls) and not (cls is not bool and isinstance(data, bool))
-        check(is_same, f"{where}: expected {cls.__name__}, got {data!r}")
-    return data
+def _check_entries(data: Any, known: Any, place: str) -> None:
+    """Refuse names that were read over, and text that would break the first system call that it is given to."""
+    if isinstance(data, str):
+        check(_is_text(data), f"{_at(place)}{data!r} is no text that a file can be named by")
+    elif isinstance(data, dict):
+        unknown = sorted(set(data) - set(known))
+        check(not unknown, f"{_at(place)}unknown entries {', '.join(unknown)}")
+        for name, entry in data.items():
+            _check_entries(entry, known[name], f"{place}.{name}")
+    elif isinstance(data, list | tuple):
+        for i, entry in enumerate(data):
+            _check_entries(entry, known[i], f"{place}[{i}]")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+
+
+def _at(place: str) -> str:
+    return f"{place.removeprefix('.')}: " if place else ""

@@ -1,9 +1,10 @@
 """The papers' settings of each data set as parts of recipes: crop, scale and test (docs/protocol 2.1 and 3.4).
 
-A fragment holds the training transform and the plain test (whole image, family M) of one data set and crop:
+A fragment holds the training transform and the single-scale test (whole image, family M) of one data set and crop:
 
     ADE20K_512.slide(384)                     Data, Augment and Evaluate of IIWA's Swin-S and Swin-B
     LIP.family_s(aug_ratios=(1.0,), ...)      the same transforms by MemoryNet's rules
+    TOY.from_scratch(model, Optim(...), ...)  a whole recipe that runs anywhere in minutes
 
 Plain data, without torch; what one paper alone changes (batch, schedule, loss) stays in its recipes.
 """
@@ -11,9 +12,9 @@ Plain data, without torch; what one paper alone changes (batch, schedule, loss) 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
-from segcore.recipe import Augment, Data, Evaluate
+from segcore.recipe import Augment, Data, Evaluate, Loss, Model, Optim, Published, Recipe, Run, Schedule
 
 LIP_PAIRS = ((14, 15), (16, 17), (18, 19))
 """Left and right arm, leg and shoe of LIP."""
@@ -29,15 +30,19 @@ class Fragment:
     augment: Augment
     evaluate: Evaluate
 
-    def splits(self, train: str, test: str) -> Fragment:
+    def splits(self, train: str, test: str) -> Self:
         """Return the same settings, trained and tested on other splits (several joined with +); val validates."""
         return replace(self, data=replace(self.data, train_split=train, test_split=test))
 
-    def testing(self, **changes: Any) -> Fragment:
+    def training(self, **changes: Any) -> Self:
+        """Return the same settings with other fields of `Augment`."""
+        return replace(self, augment=replace(self.augment, **changes))
+
+    def testing(self, **changes: Any) -> Self:
         """Return the same settings with other fields of `Evaluate`."""
         return replace(self, evaluate=replace(self.evaluate, **changes))
 
-    def slide(self, stride: int | tuple[int, int], *, crop: tuple[int, int] = (0, 0), **changes: Any) -> Fragment:
+    def slide(self, stride: int | tuple[int, int], *, crop: tuple[int, int] = (0, 0), **changes: Any) -> Self:
         """Return the same settings, tested in sliding windows.
 
         Args:
@@ -49,15 +54,57 @@ class Fragment:
         window = crop if min(crop) > 0 else self.augment.crop
         return self.testing(mode="slide", crop=window, stride=steps, **changes)
 
-    def family_s(self, **changes: Any) -> Fragment:
+    def family_s(self, **changes: Any) -> Self:
         """Return the same settings by the rules of family S (MemoryNet): logits, and probabilities under --aug-test.
 
         Args:
             changes: further fields of `Evaluate`.
         """
-        augment = replace(self.augment, family="S")
-        evaluate = replace(self.evaluate, family="S", **{"aug_probabilities": True, **changes})
-        return replace(self, augment=augment, evaluate=evaluate)
+        return self.training(family="S").testing(family="S", **{"aug_probabilities": True, **changes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallFragment(Fragment):
+    """Settings of a data set on which a small network learns from random weights in minutes.
+
+    Attributes:
+        warmup: iterations of linear warmup, from a hundredth of the learning rate.
+        log_interval: iterations between log lines.
+        note: shown beside the recipe.
+    """
+
+    warmup: int
+    log_interval: int
+    note: str
+
+    def from_scratch(
+        self,
+        model: Model,
+        optim: Optim,
+        *,
+        iterations: int,
+        eval_interval: int,
+        save_interval: int = 0,
+        loss: Loss | None = None,
+    ) -> Recipe:
+        """Return the recipe of a short run.
+
+        Args:
+            eval_interval: iterations between validations.
+            save_interval: iterations between saved states; 0 saves at every validation.
+        """
+        saving = save_interval or eval_interval
+        return Recipe(
+            model=model,
+            data=self.data,
+            augment=self.augment,
+            loss=loss or Loss(),
+            optim=optim,
+            schedule=Schedule(iterations=iterations, family=self.augment.family, warmup=self.warmup, warmup_ratio=1e-2),
+            evaluate=self.evaluate,
+            run=Run(log_interval=self.log_interval, eval_interval=eval_interval, save_interval=saving),
+            published=Published(note=self.note),
+        )
 
 
 def _fragment(
@@ -127,3 +174,21 @@ COCO_STUFF_10K_MEMORYNET = COCO_STUFF_10K_182.family_s()
 """ResNet-101; the others but ViT test with `aug_ratios=FIVE_RATIOS`."""
 CITYSCAPES_MEMORYNET = CITYSCAPES_SERVER.family_s().slide(341, crop=(1024, 512), probabilities=True)
 """The window is the transpose of the training crop, as released."""
+
+TOY = SmallFragment(
+    data=Data(dataset="toy", batch=8, workers=1, test_split="test"),
+    augment=Augment(scale=(256, 192), ratio=(0.75, 1.5), crop=(160, 224)),
+    evaluate=Evaluate(scale=(256, 192)),
+    warmup=20,
+    log_interval=20,
+    note="generated scenes, from scratch; the demo",
+)
+"""Scenes of 192x256 pixels, made while they are read."""
+CAMVID = SmallFragment(
+    data=Data(dataset="camvid", batch=8, workers=1, test_split="test"),
+    augment=Augment(scale=(480, 360), ratio=(0.75, 1.5), crop=(224, 320)),
+    evaluate=Evaluate(scale=(480, 360)),
+    warmup=100,
+    log_interval=50,
+    note="11 classes, from scratch",
+)

@@ -12,11 +12,14 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from segcore.errors import check
+from segcore.recipe.ranges import AT_LEAST_1, BELOW_1, BYTE, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 
 AMP = Literal["off", "bf16", "fp16"]
 """Automatic mixed precision."""
 MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """Multi-scale test ratios of all five papers (`--aug-test`)."""
+_SEED = Range("be between 0 and 2^32 - 1", 0, 2**32 - 1)
+_WORKERS = Range("be between 0 and 256", 0, 256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,9 @@ class Model:
     """File with ImageNet weights of the backbone (.pth or .safetensors); empty downloads them through timm."""
     backbone_norm: Literal["sync", "batch", "frozen"] = "sync"
     """Batch norms of the backbone: synchronized over GPUs, per GPU, or fixed at their stored statistics."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,21 +65,19 @@ class Data:
     """File with one image stem per line: test on these images only."""
     classes: str = ""
     """folder: file with class names, one per line, or JSON with "classes" and "palette"; empty reads ROOT/classes.*."""
-    ignore: int = 255
+    ignore: Annotated[int, BYTE] = 255
     """folder: file value of pixels without a label."""
-    image_size: tuple[int, int] = (192, 256)
+    image_size: Annotated[tuple[int, int], AT_LEAST_1] = (192, 256)
     """toy: height and width of the generated scenes, pixels."""
-    num_images: tuple[int, int] = (400, 50)
+    num_images: Annotated[tuple[int, int], AT_LEAST_1] = (400, 50)
     """toy: number of training and test scenes."""
-    batch: int = 16
+    batch: Annotated[int, AT_LEAST_1] = 16
     """Images per optimizer step over ALL processes and accumulation steps; the learning rate is never rescaled."""
-    workers: int = 4
+    workers: Annotated[int, _WORKERS] = 4
     """Loader processes per training process."""
 
     def __post_init__(self) -> None:
-        check(self.batch >= 1, f"--data.batch must be at least 1, got {self.batch}")
-        check(0 <= self.workers <= 256, f"--data.workers must be between 0 and 256, got {self.workers}")
-        check(0 <= self.ignore <= 255, f"--data.ignore must be an 8-bit value, got {self.ignore}")
+        check_ranges(self, "data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,21 +86,22 @@ class Augment:
 
     family: Literal["M", "S"] = "M"
     """M: mmsegmentation's rules. S: MemoryNet's (crop fallback, centered padding, hue direction)."""
-    scale: tuple[int, int] = (2048, 512)
-    """The two bounds of the resized image before the random ratio, pixels, in any order (long and short side)."""
+    scale: Annotated[tuple[int, int], AT_LEAST_1] = (2048, 512)
+    """The two bounds of the resized image before the random ratio, pixels, in any order (long and short side); with
+    keep_ratio off (width, height), as the field writes it, where all other sizes are (height, width)."""
     keep_ratio: bool = True
-    """Keep the aspect ratio; off resizes to exactly `scale` as (width, height)."""
-    ratio: tuple[float, float] = (0.5, 2.0)
+    """Keep the aspect ratio; off resizes to exactly `scale`."""
+    ratio: Annotated[tuple[float, float], POSITIVE] = (0.5, 2.0)
     """Range of the random factor on `scale`."""
-    crop: tuple[int, int] = (512, 512)
+    crop: Annotated[tuple[int, int], AT_LEAST_1] = (512, 512)
     """Height and width of the training crop, pixels."""
-    cat_max_ratio: float = 0.75
+    cat_max_ratio: Annotated[float, POSITIVE] = 0.75
     """A crop is redrawn (10 times at most) while one class covers this share or more of its labeled pixels."""
-    flip: float = 0.5
+    flip: Annotated[float, SHARE] = 0.5
     """Probability of the horizontal flip."""
-    flip_pairs: tuple[tuple[int, int], ...] = ()
+    flip_pairs: Annotated[tuple[tuple[int, int], ...], NOT_NEGATIVE] = ()
     """Left/right classes exchanged by the flip (LIP)."""
-    rotation: float = 0.0
+    rotation: Annotated[float, SHARE] = 0.0
     """Probability of a rotation by -30 to 29 degrees (LIP: 0.6)."""
     photometric: bool = True
     """Random brightness, contrast, saturation and hue."""
@@ -104,12 +109,8 @@ class Augment:
     """Resize only the source region under the crop: several times faster, equal within one gray level."""
 
     def __post_init__(self) -> None:
-        check(min(self.crop) >= 1, f"--augment.crop must be positive, got {self.crop}")
-        check(min(self.scale) >= 1, f"--augment.scale must be positive, got {self.scale}")
-        check(0 <= self.flip <= 1, f"--augment.flip must be in [0, 1], got {self.flip}")
-        check(0 <= self.rotation <= 1, f"--augment.rotation must be in [0, 1], got {self.rotation}")
-        check(self.cat_max_ratio > 0, f"--augment.cat-max-ratio must be positive, got {self.cat_max_ratio}")
-        check(0 < self.ratio[0] <= self.ratio[1], f"--augment.ratio must be 0 < low <= high, got {self.ratio}")
+        check_ranges(self, "augment")
+        check(self.ratio[0] <= self.ratio[1], f"--augment.ratio must be two numbers low <= high, got {self.ratio}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,23 +119,21 @@ class Loss:
 
     average: Literal["all", "valid"] = "all"
     """all: divide by every pixel, ignored ones included (published, family M). valid: by labeled pixels only."""
-    class_weight: tuple[float, ...] = ()
+    class_weight: Annotated[tuple[float, ...], NOT_NEGATIVE] = ()
     """Weight of each class; empty weighs all alike."""
     ohem: bool = False
     """Keep only hard pixels."""
-    ohem_threshold: float = 0.7
+    ohem_threshold: Annotated[float, SHARE] = 0.7
     """Probability of the true class under which a pixel counts as hard."""
-    ohem_min_kept: int = 100_000
+    ohem_min_kept: Annotated[int, NOT_NEGATIVE] = 100_000
     """At least this many pixels per image are kept."""
-    dice: float = 0.0
+    dice: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the dice loss beside the cross entropy; 0 leaves it out."""
-    auxiliary: float = 0.4
+    auxiliary: Annotated[float, NOT_NEGATIVE] = 0.4
     """Weight of the auxiliary head's loss, where the model has one."""
 
     def __post_init__(self) -> None:
-        check(self.ohem_min_kept >= 0, f"--loss.ohem-min-kept must not be negative, got {self.ohem_min_kept}")
-        check(min(self.class_weight, default=0) >= 0, f"--loss.class-weight must not be negative: {self.class_weight}")
-        check(self.dice >= 0, f"--loss.dice must not be negative, got {self.dice}")
+        check_ranges(self, "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,76 +142,65 @@ class Optim:
 
     kind: Literal["adamw", "sgd"] = "adamw"
     """Optimizer."""
-    lr: float
+    lr: Annotated[float, POSITIVE]
     """Base learning rate for the total batch."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.01
     """Weight decay (decoupled in AdamW)."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Annotated[tuple[float, float], BELOW_1] = (0.9, 0.999)
     """AdamW moments."""
-    eps: float = 1e-8
+    eps: Annotated[float, POSITIVE] = 1e-8
     """AdamW epsilon."""
-    momentum: float = 0.9
+    momentum: Annotated[float, BELOW_1] = 0.9
     """SGD momentum."""
-    lr_mult: dict[str, float] = field(default_factory=dict[str, float])
+    lr_mult: Annotated[dict[str, float], NOT_NEGATIVE] = field(default_factory=dict[str, float])
     """Substring of a published name -> factor on lr. The longest matching key (of both tables) decides alone."""
-    decay_mult: dict[str, float] = field(default_factory=dict[str, float])
+    decay_mult: Annotated[dict[str, float], NOT_NEGATIVE] = field(default_factory=dict[str, float])
     """Substring of a published name -> factor on the weight decay."""
-    accumulate: int = 1
+    accumulate: Annotated[int, AT_LEAST_1] = 1
     """Split every batch into this many forward/backward passes."""
-    clip_norm: float = 0.0
+    clip_norm: Annotated[float, NOT_NEGATIVE] = 0.0
     """Largest gradient norm; 0 does not clip."""
-    ema: float = 0.0
+    ema: Annotated[float, BELOW_1] = 0.0
     """Decay of an exponential moving average of the weights, used for evaluation; 0 keeps none."""
 
     def __post_init__(self) -> None:
-        check(self.lr > 0, f"--optim.lr must be positive, got {self.lr}")
-        check(self.weight_decay >= 0, f"--optim.weight-decay must not be negative, got {self.weight_decay}")
-        check(all(0 <= beta < 1 for beta in self.betas), f"--optim.betas must be in [0, 1), got {self.betas}")
-        check(self.eps > 0, f"--optim.eps must be positive, got {self.eps}")
-        check(0 <= self.momentum < 1, f"--optim.momentum must be in [0, 1), got {self.momentum}")
-        check(self.clip_norm >= 0, f"--optim.clip-norm must not be negative, got {self.clip_norm}")
-        check(self.accumulate >= 1, f"--optim.accumulate must be at least 1, got {self.accumulate}")
-        check(0 <= self.ema < 1, f"--optim.ema must be in [0, 1), got {self.ema}")
+        check_ranges(self, "optim")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """Learning rate over iterations, docs/protocol 6.2."""
 
-    iterations: int
+    iterations: Annotated[int, AT_LEAST_1]
     """Optimizer steps."""
-    epochs: int = 0
+    epochs: Annotated[int, NOT_NEGATIVE] = 0
     """Count in epochs instead: iterations = epochs x floor(images / batch); 0 uses `iterations`."""
     kind: Literal["poly", "step"] = "poly"
     """poly: (1 - i/T)^power. step: x gamma every `step` iterations."""
-    power: float = 1.0
+    power: Annotated[float, NOT_NEGATIVE] = 1.0
     """poly: exponent."""
-    min_lr: float = 0.0
+    min_lr: Annotated[float, NOT_NEGATIVE] = 0.0
     """poly: learning rate at the end, the same for every parameter group (family S: before the group's factor)."""
     family: Literal["M", "S"] = "M"
     """M: each group decays from its own base rate. S: one global rate times the group's factor."""
-    warmup: int = 0
+    warmup: Annotated[int, NOT_NEGATIVE] = 0
     """Iterations of warmup; 0 has none."""
     warmup_kind: Literal["linear", "constant", "exp"] = "linear"
     """How the factor on the learning rate goes from `warmup_ratio` to 1: in a line (all published runs), in a jump
     after the warmup, or by equal factors."""
-    warmup_ratio: float = 1e-6
+    warmup_ratio: Annotated[float, SHARE] = 1e-6
     """Factor on the learning rate at iteration 0 of the warmup, 0-1."""
-    step: int = 0
+    step: Annotated[int, NOT_NEGATIVE] = 0
     """step: iterations between decays."""
-    gamma: float = 0.1
+    gamma: Annotated[float, POSITIVE] = 0.1
     """step: factor of each decay."""
 
     def __post_init__(self) -> None:
-        check(self.iterations >= 1, f"--schedule.iterations must be at least 1, got {self.iterations}")
-        check(self.epochs >= 0, f"--schedule.epochs must not be negative, got {self.epochs}")
-        check(self.warmup >= 0, f"--schedule.warmup must not be negative, got {self.warmup}")
-        check(0 <= self.warmup_ratio <= 1, f"--schedule.warmup-ratio must be in [0, 1], got {self.warmup_ratio}")
+        check_ranges(self, "schedule")
         check(
             self.warmup_kind != "exp" or self.warmup_ratio > 0,
             "--schedule.warmup-kind exp multiplies: it needs a --schedule.warmup-ratio above 0",
         )
-        check(self.power >= 0, f"--schedule.power must not be negative, got {self.power}")
         check(self.kind != "step" or self.step >= 1, "--schedule.kind step needs --schedule.step")
 
 
@@ -224,29 +212,29 @@ class Evaluate:
     """M: logits resized twice, softmax averaged. S: one interpolation, logits or probabilities averaged."""
     mode: Literal["whole", "slide"] = "whole"
     """One forward over the image, or overlapping windows."""
-    crop: tuple[int, int] = (512, 512)
+    crop: Annotated[tuple[int, int], AT_LEAST_1] = (512, 512)
     """slide: height and width of a window."""
-    stride: tuple[int, int] = (341, 341)
+    stride: Annotated[tuple[int, int], AT_LEAST_1] = (341, 341)
     """slide: vertical and horizontal step between windows."""
     pad_window: bool = False
     """slide: zero-pad windows smaller than the crop (UN-EPT)."""
-    scale: tuple[int, int] = (2048, 512)
-    """The two bounds of the resized test image, pixels, in any order."""
+    scale: Annotated[tuple[int, int], AT_LEAST_1] = (2048, 512)
+    """The two bounds of the resized test image, pixels, in any order; with keep_ratio off (width, height)."""
     keep_ratio: bool = True
-    """Keep the aspect ratio; off resizes to exactly `scale` as (width, height)."""
-    ratios: tuple[float, ...] = (1.0,)
+    """Keep the aspect ratio; off resizes to exactly `scale`."""
+    ratios: Annotated[tuple[float, ...], POSITIVE] = (1.0,)
     """Factors on `scale` whose predictions are averaged."""
     flip: bool = False
     """Average with the prediction of the mirrored image."""
-    flip_pairs: tuple[tuple[int, int], ...] = ()
+    flip_pairs: Annotated[tuple[tuple[int, int], ...], NOT_NEGATIVE] = ()
     """Left/right classes exchanged in mirrored predictions (LIP)."""
-    pad_divisor: int = 0
+    pad_divisor: Annotated[int, NOT_NEGATIVE] = 0
     """Zero-pad the normalized image at right and bottom to a multiple of this, cut afterwards; 0 does not."""
-    resize_divisor: int = 0
+    resize_divisor: Annotated[int, NOT_NEGATIVE] = 0
     """Resize each side up to a multiple of this; 0 does not."""
     probabilities: bool = False
     """S: softmax before the interpolation and the average."""
-    aug_ratios: tuple[float, ...] = MS_RATIOS
+    aug_ratios: Annotated[tuple[float, ...], POSITIVE] = MS_RATIOS
     """Factors that --aug-test sets."""
     aug_flip: bool = True
     """Flip that --aug-test sets."""
@@ -254,20 +242,15 @@ class Evaluate:
     """Mode that --aug-test sets, with the same crop and stride; same keeps `mode`."""
     aug_probabilities: bool = True
     """S: `probabilities` that --aug-test sets."""
-    window_batch: int = 8
+    window_batch: Annotated[int, AT_LEAST_1] = 8
     """slide: windows of equal size run together."""
 
     def __post_init__(self) -> None:
-        check(min(self.scale) >= 1, f"--evaluate.scale must be positive, got {self.scale}")
-        check(min(self.crop) >= 1, f"--evaluate.crop must be positive, got {self.crop}")
-        check(self.pad_divisor >= 0, f"--evaluate.pad-divisor must not be negative, got {self.pad_divisor}")
-        check(self.resize_divisor >= 0, f"--evaluate.resize-divisor must not be negative, got {self.resize_divisor}")
-        check(self.window_batch >= 1, f"--evaluate.window-batch must be at least 1, got {self.window_batch}")
+        check_ranges(self, "evaluate")
         check(len(self.ratios) > 0, "--evaluate.ratios needs at least one factor")
-        check(min(self.ratios) > 0, f"--evaluate.ratios must be positive, got {self.ratios}")
+        check(len(self.aug_ratios) > 0, "--evaluate.aug-ratios needs at least one factor")
         is_covering = self.stride[0] <= self.crop[0] and self.stride[1] <= self.crop[1]
         check(self.mode == "whole" or is_covering, f"--evaluate.stride {self.stride} exceeds the crop {self.crop}")
-        check(min(self.stride) >= 1, f"--evaluate.stride must be positive, got {self.stride}")
 
     def protocol(self, aug_test: bool) -> Evaluate:
         """Return this protocol, or with `aug_test` its multi-scale + flip form."""
@@ -298,7 +281,7 @@ class Run:
     """Go on from this training state (a file state-*.pt)."""
     load_from: Annotated[str, tyro.conf.arg(aliases=["--load-from"])] = ""
     """Start from the weights of this checkpoint (ours or published); other classes re-initialize the classifier."""
-    seed: Annotated[int, tyro.conf.arg(aliases=["--seed"])] = 0
+    seed: Annotated[int, _SEED, tyro.conf.arg(aliases=["--seed"])] = 0
     """Seed of weights, data order and augmentation."""
     deterministic: Annotated[bool, tyro.conf.arg(aliases=["--deterministic"])] = False
     """Use deterministic algorithms on the GPU (slower)."""
@@ -312,42 +295,40 @@ class Run:
     """Memory format of images and weights."""
     sync_norm: bool = True
     """On several processes, synchronize the norms that the model asks for."""
-    log_interval: int = 50
+    log_interval: Annotated[int, AT_LEAST_1] = 50
     """Iterations between log lines."""
-    eval_interval: int = 4000
+    eval_interval: Annotated[int, NOT_NEGATIVE] = 4000
     """Iterations between validations; 0 validates at the end only."""
-    eval_images: int = 0
+    eval_images: Annotated[int, NOT_NEGATIVE] = 0
     """Validate during training on the first so many images; 0 and the last validation use all."""
-    save_interval: int = 4000
+    save_interval: Annotated[int, AT_LEAST_1] = 4000
     """Iterations between saved states; the last one is always saved."""
-    keep: int = 2
+    keep: Annotated[int, AT_LEAST_1] = 2
     """States kept, beside the best weights."""
     wandb: bool = False
     """Also log to Weights & Biases (extra `segcore[wandb]`)."""
 
     def __post_init__(self) -> None:
-        check(0 <= self.seed < 2**32, f"--run.seed must be between 0 and 2^32 - 1, got {self.seed}")
-        check(self.eval_interval >= 0, f"--run.eval-interval must not be negative, got {self.eval_interval}")
-        check(self.eval_images >= 0, f"--run.eval-images must not be negative, got {self.eval_images}")
-        check(self.log_interval >= 1, f"--run.log-interval must be at least 1, got {self.log_interval}")
-        check(self.save_interval >= 1, f"--run.save-interval must be at least 1, got {self.save_interval}")
-        check(self.keep >= 1, f"--run.keep must be at least 1, got {self.keep}")
+        check_ranges(self, "run")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """Figures of the paper or its repository for this recipe; None where none was published."""
 
-    miou: float | None = None
+    miou: Annotated[float | None, NOT_NEGATIVE] = None
     """mIoU, single scale, percent."""
-    miou_ms: float | None = None
+    miou_ms: Annotated[float | None, NOT_NEGATIVE] = None
     """mIoU, multi-scale + flip, percent."""
-    params: float | None = None
+    params: Annotated[float | None, NOT_NEGATIVE] = None
     """Parameters, millions."""
-    gmacs: float | None = None
+    gmacs: Annotated[float | None, NOT_NEGATIVE] = None
     """Multiply-adds (the papers' "FLOPs"), 1e9, at the training crop."""
     note: str = ""
     """Source, or what differs."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "published")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,22 +14,18 @@ import cv2
 import numpy as np
 
 from segcore.errors import InputError
-from segcore.paper import installed_papers
-from segcore.recipe import Published
-from segcore.weights.files import CheckpointMeta, LoadedCheckpoint, read_checkpoint
+from segcore.pages.charts import Series
+from segcore.pages.page import Section
+from segcore.paper import Paper
+from segcore.recipe import Data, Published
+from segcore.recipe.file import FILE_NAME, read_recipe_file
+from segcore.recipe.plain import from_plain
+from segcore.weights.files import CheckpointMeta, read_checkpoint
 
 GALLERY = "gallery"
 """Folder of a work directory with "NUMBER NAME.image.png", .label.png (where labeled) and .prediction.png."""
 WEIGHTS = ("best.safetensors", "last.safetensors")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # tensors of a file that are not parameters
-
-
-@dataclass(frozen=True)
-class Series:
-    """One curve: (iteration, value) points in the order of iterations; values that are not finite are left out."""
-
-    name: str
-    points: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -44,15 +40,6 @@ class Picture:
     image: np.ndarray
     label: np.ndarray | None
     prediction: np.ndarray
-
-
-@dataclass(frozen=True)
-class ReportSection:
-    """What a paper adds to the page: a heading, a sentence of plain text, and the bytes of a PNG file."""
-
-    title: str
-    text: str
-    picture: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +75,21 @@ class RunReport:
     gallery: tuple[Picture, ...]
     recipe: str
     """The resolved recipe as JSON text."""
-    sections: tuple[ReportSection, ...] = ()
+    sections: tuple[Section, ...] = ()
     """The paper's own."""
 
 
-def collect(work_dir: str | Path) -> RunReport:
+def collect(work_dir: str | Path, papers: Mapping[str, Paper]) -> RunReport:
     """Read a work directory: recipe.json, log.jsonl, the newest eval_*_scale_*.json, the best weights, gallery/.
+
+    Args:
+        papers: the installed ones; a run of another is shown without its title and its own sections.
 
     Raises:
         InputError: if it holds no run, or no finished one.
     """
     folder = Path(work_dir)
-    document = _read_json(folder / "recipe.json", "a work directory of <paper>-train is expected")
+    document = read_recipe_file(folder / FILE_NAME)
     lines = read_log(folder / "log.jsonl")
     weights = find_weights(folder)
     loaded = read_checkpoint(weights)
@@ -107,31 +97,32 @@ def collect(work_dir: str | Path) -> RunReport:
     if meta is None:
         raise InputError(f"{weights} does not say its recipe; a file written by <paper>-train is expected")
     single, multi = _newest_test(folder, "single"), _newest_test(folder, "multi")
-    recipe = document["recipe"]
-    data = recipe["data"]
+    paper = papers.get(document.paper)
+    recipe = document.recipe
+    data = from_plain(Data, recipe.get("data"), f"{folder / FILE_NAME}: data")
     return RunReport(
-        title=_title(document["paper"]),
-        paper=document["paper"],
-        recipe_name=document["name"],
-        dataset=f"{data['dataset']} ({data['test_split' if single or multi else 'val_split']})",
+        title=paper.title if paper else document.paper,
+        paper=document.paper,
+        recipe_name=document.name,
+        dataset=f"{data.dataset} ({data.test_split if single or multi else data.val_split})",
         date=_date(lines),
-        versions=document["versions"],
+        versions=document.versions,
         class_names=meta.classes,
         palette=np.asarray(meta.palette, np.uint8),
         scores=single.get("metric", {}) if single else _last_scores(lines, meta),
-        scores_from="single scale" if single else f"last validation ({data['val_split']})",
+        scores_from="single scale" if single else f"last validation ({data.val_split})",
         scores_ms=multi.get("metric", {}),
-        published=Published(**recipe["published"]),
+        published=from_plain(Published, recipe.get("published"), f"{folder / FILE_NAME}: published"),
         iterations=max((line["iteration"] for line in lines), default=meta.iteration),
         num_images=single.get("images", 0),
         parameters=sum(t.numel() for name, t in loaded.tensors.items() if not name.endswith(_STATISTICS)),
-        seconds=_training_seconds(lines, data["batch"]),
+        seconds=_training_seconds(lines, data.batch),
         losses=(Series("loss", _points(lines, "train", "loss")),),
         mious=(Series("mIoU", _points(lines, "val", "mIoU")),),
         rates=(Series("learning rate", _points(lines, "train", "lr")),),
         gallery=read_gallery(folder / GALLERY),
         recipe=json.dumps(recipe, indent=1),
-        sections=_sections(document["paper"], loaded),
+        sections=paper.report(loaded) if paper and paper.report else (),
     )
 
 
@@ -147,22 +138,12 @@ def find_weights(folder: Path) -> Path:
     raise InputError(f"{folder} has neither {' nor '.join(WEIGHTS)}; a report needs a run that has saved weights")
 
 
-def _title(paper: str) -> str:
-    papers = installed_papers()
-    return papers[paper].title if paper in papers else paper
-
-
-def _sections(name: str, loaded: LoadedCheckpoint) -> tuple[ReportSection, ...]:
-    paper = installed_papers().get(name)
-    return paper.report(loaded) if paper and paper.report else ()
-
-
 def _read_json(path: Path, hint: str) -> dict[str, Any]:
     try:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"there is no {path}; {hint}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable as JSON: {error}; {hint}") from error
 
 

@@ -114,8 +114,6 @@ class ExponentialAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise InputError(f"--optim.ema must be in [0, 1), got {decay}")
         self._average = get_ema_multi_avg_fn(decay)  # one fused call for all tensors
         self.tensors: dict[str, Tensor] = {
             name: tensor.detach().clone() for name, tensor in model.state_dict().items() if tensor.is_floating_point()

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from segcore.errors import InputError
-
-_LOCKS: set[IO[str]] = set()
-
-
-def _let_go() -> None:
-    """Close the locks in a forked child: a loader process that outlives a killed run must not hold its folder."""
-    for lock in _LOCKS:
-        lock.close()
-    _LOCKS.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 def holds_run(path: Path) -> bool:
@@ -32,6 +19,9 @@ def holds_run(path: Path) -> bool:
 class WorkDirectory:
     """A locked work directory.
 
+    The lock is the process's own: it ends with the process, however that ends, and a forked loader process that
+    outlives it does not hold the folder.
+
     Args:
         path: the folder; made where it does not exist.
         is_resuming: whether an earlier run in it is to be continued.
@@ -43,17 +33,14 @@ class WorkDirectory:
 
     def __init__(self, path: str | Path, is_resuming: bool) -> None:
         self.path = Path(path)
+        self._lock = FileLock(self.path / ".lock", blocking=False, thread_local=False)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock: IO[str] = open(self.path / ".lock", "w")  # noqa: SIM115 - held until `release`
-        except OSError as error:
-            raise InputError(f"cannot use the work directory {path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
+            self._lock.acquire()
+        except Timeout as error:
             raise InputError(f"another run is using the work directory {path}; choose another --work-dir") from error
-        _LOCKS.add(self._lock)
+        except OSError as error:
+            raise InputError(f"cannot use the work directory {path}: {error.strerror or error}") from error
         if holds_run(self.path) and not is_resuming:
             self.release()
             raise InputError(
@@ -62,5 +49,4 @@ class WorkDirectory:
 
     def release(self) -> None:
         """Let another run use the folder."""
-        _LOCKS.discard(self._lock)
-        self._lock.close()
+        self._lock.release()

@@ -6,6 +6,7 @@ process, the learning rate is a pure function. So a resumed run ends bit-equal t
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,6 +30,8 @@ from segcore.segmentor import Segmentor, StepInfo, Target
 from segcore.training.batches import BatchPlan, StepSampler, TrainSet, train_loader
 from segcore.training.optim import ExponentialAverage, build_optimizer, learning_rate, set_learning_rate
 from segcore.weights.files import CheckpointMeta, run_versions
+
+log = logging.getLogger(__name__)
 
 
 class TrainStep(nn.Module):
@@ -55,6 +58,12 @@ class Trainer:
         self.train_data = create_dataset(data, run.data, data.train_split, list_file=data.train_list)
         self.val_data = create_dataset(data, run.data, data.val_split, list_file=data.val_list)
         self.total = total_iterations(recipe, len(self.train_data))
+        if recipe.schedule.warmup > self.total:
+            log.warning(
+                "--schedule.warmup %d outlasts the %d iterations: the learning rate never reaches --optim.lr",
+                recipe.schedule.warmup,
+                self.total,
+            )
         self.plan = BatchPlan(len(self.train_data), data.batch, run.seed)
         torch.manual_seed(run.seed)
         self._check_classes()

@@ -9,20 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors
 import safetensors.torch
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from segcore import __version__
 from segcore.errors import InputError
 from segcore.files import atomic_write
-from segcore.recipe.plain import from_plain
+from segcore.recipe.plain import from_json
 from segcore.weights.names import NameMap, WrongShape
 from segcore.weights.torch_files import read_published
 
+Color = Annotated[list[Annotated[int, Meta(ge=0, le=255)]], Meta(min_length=3, max_length=3)]
 _HEADER = "segcore"
 
 
@@ -35,7 +37,7 @@ class CheckpointMeta:
     recipe: dict[str, Any]
     """Resolved recipe, as `segcore.recipe.to_plain` gives it."""
     classes: list[str]
-    palette: list[list[int]]
+    palette: list[Color]
     """RGB color of each class, 0-255."""
     iteration: int
     scores: dict[str, float]
@@ -85,9 +87,9 @@ def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], meta: Check
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
-        plain = tensor.detach().cpu().contiguous()
-        storage = plain.untyped_storage().data_ptr()
-        tensors[name] = plain.clone() if storage in seen else plain
+        own = tensor.detach().cpu().contiguous()
+        storage = own.untyped_storage().data_ptr()
+        tensors[name] = own.clone() if storage in seen else own
         seen.add(storage)
     header = {"format": "pt", _HEADER: json.dumps(asdict(meta))}
     with atomic_write(Path(path)) as file:
@@ -101,7 +103,7 @@ def read_checkpoint(path: str | Path, *, unsafe: bool = False) -> LoadedCheckpoi
         unsafe: unpickle a published file without restriction, see `read_torch_file`.
 
     Raises:
-        InputError: if the file is absent, truncated, no checkpoint, or would run code.
+        InputError: if the file is absent, truncated, damaged, no checkpoint, or would run code.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -117,14 +119,8 @@ def read_checkpoint(path: str | Path, *, unsafe: bool = False) -> LoadedCheckpoi
         raise InputError(f"{path} is truncated or no safetensors file ({error}); copy or download it again") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    return LoadedCheckpoint(tensors, _read_meta(path, header[_HEADER]) if _HEADER in header else None, path)
-
-
-def _read_meta(path: Path, text: str) -> CheckpointMeta:
-    try:
-        return from_plain(CheckpointMeta, json.loads(text), f"{path}: header")
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} has a damaged header ({error}); copy it again") from error
+    meta = from_json(CheckpointMeta, header[_HEADER], f"{path}: header") if _HEADER in header else None
+    return LoadedCheckpoint(tensors, meta, path)
 
 
 def load_into(

@@ -1,17 +1,49 @@
-"""One recipe per row of CGRSeg's results tables (cgrseg/PAPER 5), and two that run anywhere.
+"""CGRSeg's options and variants, one recipe per row of its results tables (cgrseg/PAPER 5), two that run anywhere.
 
 cgrseg-train t-ade20k --run.data ADEChallengeData2016      expects 43.6 % mIoU on the validation images
-cgrseg-train toy                                           generated scenes, in under four minutes on two CPU cores
+cgrseg-train toy                                           generated scenes, in minutes on two CPU cores
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
-from cgrseg.options import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
+from segcore.errors import check
 from segcore.paper import paper_of_package
-from segcore.recipe import Augment, Data, Evaluate, Optim, Published, Recipe, Run, Schedule
-from segcore.recipe.protocols import ADE20K_512, COCO_STUFF_10K, PASCAL_CONTEXT_59, Fragment
+from segcore.recipe import Model, Optim, Published, Recipe, Run, Schedule
+from segcore.recipe.protocols import ADE20K_512, CAMVID, COCO_STUFF_10K, PASCAL_CONTEXT_59, TOY, Fragment
+from segcore.recipe.ranges import AT_LEAST_1, BELOW_1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CGRSegModel(Model):
+    """CGRSeg on any backbone with at least three feature levels; the last three are used."""
+
+    width: Annotated[int, AT_LEAST_1] = 128
+    """Channels of the fused maps (E)."""
+    pyramid_modules: Annotated[int, AT_LEAST_1] = 5
+    """Rectangular modules of the pyramid context. B: 6 as released, 5 as in the published table."""
+    band: Annotated[int, AT_LEAST_1] = 11
+    """Length of the band convolutions, odd (L: 9)."""
+    dropout: Annotated[float, BELOW_1] = 0.1
+    """Probability that a channel is dropped before the classifier."""
+    drop_path: Annotated[float, BELOW_1] = 0.0
+    """Drop-path rate of the backbone's last block (EfficientFormerV2-S2: 0.02, L: 0.1)."""
+    position_tables: Literal["zero", "resampled"] = "zero"
+    """EfficientFormerV2: start the position tables at zero (published), or stretch the ImageNet ones."""
+    sync_all_norms: bool = False
+    """Synchronize the norms inside the rectangular modules, too (published: per GPU)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.band % 2 == 1, f"--model.band must be odd, got {self.band}")
+
+
+CGRSEG_S0 = CGRSegModel(backbone="efficientformerv2_s0")
+CGRSEG_T = CGRSegModel(backbone="efficientformerv2_s1")
+CGRSEG_B = CGRSegModel(backbone="efficientformerv2_s2", width=256, pyramid_modules=6, drop_path=0.02)
+CGRSEG_L = CGRSegModel(backbone="efficientformerv2_l", width=256, band=9, drop_path=0.1)
 
 # "head" also hits the backbone's talking_head convolutions, and norms called q.1 or bn keep their decay: as published
 _OPTIM = Optim(
@@ -36,10 +68,11 @@ _ADE20K = _base(ADE20K_512.testing(pad_divisor=32), 160_000)
 _COCO_STUFF_10K = _base(COCO_STUFF_10K.testing(pad_divisor=32), 80_000)
 _PASCAL_CONTEXT_59 = _base(PASCAL_CONTEXT_59.testing(resize_divisor=32), 80_000)
 _README = "project README; "
-_NO_CONFIG = "no config was released: schedule of arXiv 2405.06525"
+_NO_CONFIG = "no config was released: schedule of a later paper that shares authors, arXiv 2405.06525"
 _MS = f"{_NO_CONFIG}; multi-scale + flip, which of 59 or 60 classes is not stated"
 
 _B5 = replace(CGRSEG_B, pyramid_modules=5)
+_SMALL = replace(CGRSEG_S0, pretrained=False, backbone_norm="batch")
 
 
 def _published(base: Recipe, model: CGRSegModel, published: Published) -> Recipe:
@@ -54,7 +87,10 @@ RECIPES: dict[str, Recipe] = {
         _ADE20K,
         CGRSEG_B,
         Published(
-            miou=45.5, params=19.1, gmacs=7.7, note="released config, 6 pyramid modules; figures of arXiv 2405.06525"
+            miou=45.5,
+            params=19.1,
+            gmacs=7.7,
+            note="released config, 6 pyramid modules; figures of a later paper that shares authors, arXiv 2405.06525",
         ),
     ),
     "b5-ade20k": _published(
@@ -80,25 +116,15 @@ RECIPES: dict[str, Recipe] = {
     "l-pascal-context-59": _published(
         _PASCAL_CONTEXT_59, CGRSEG_L, Published(miou_ms=58.5, params=35.7, gmacs=14.9, note=_README + _MS)
     ),
-    "toy": Recipe(
-        model=replace(CGRSEG_S0, pretrained=False, backbone_norm="batch", width=64, pyramid_modules=2),
-        data=Data(dataset="toy", batch=8, workers=1, image_size=(192, 256), test_split="test"),
-        augment=Augment(scale=(256, 192), ratio=(0.75, 1.5), crop=(160, 224)),
-        optim=Optim(lr=2e-3, weight_decay=0.01),
-        schedule=Schedule(iterations=750, warmup=20, warmup_ratio=1e-2),
-        evaluate=Evaluate(scale=(256, 192)),
-        run=Run(log_interval=20, eval_interval=150, save_interval=300),
-        published=Published(note="generated scenes, from scratch; the demo"),
+    "toy": TOY.from_scratch(
+        replace(_SMALL, width=64, pyramid_modules=2),
+        Optim(lr=2e-3),
+        iterations=750,
+        eval_interval=150,
+        save_interval=300,
     ),
-    "camvid": Recipe(
-        model=replace(CGRSEG_S0, pretrained=False, backbone_norm="batch", width=96, pyramid_modules=3),
-        data=Data(dataset="camvid", batch=8, workers=1, test_split="test"),
-        augment=Augment(scale=(480, 360), ratio=(0.75, 1.5), crop=(224, 320)),
-        optim=Optim(lr=1.5e-3, weight_decay=0.01),
-        schedule=Schedule(iterations=2800, warmup=100, warmup_ratio=1e-2),
-        evaluate=Evaluate(scale=(480, 360)),
-        run=Run(log_interval=50, eval_interval=700, save_interval=700),
-        published=Published(note="11 classes, from scratch"),
+    "camvid": CAMVID.from_scratch(
+        replace(_SMALL, width=96, pyramid_modules=3), Optim(lr=1.5e-3), iterations=2800, eval_interval=700
     ),
 }
 

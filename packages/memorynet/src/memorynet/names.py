@@ -10,7 +10,7 @@ from typing import Any
 
 from memorynet.context import PyramidPooling
 from memorynet.model import MemorySegmentor
-from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
+from memorynet.recipes import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
 from segcore.backbones.hrnet import HRNet
 from segcore.backbones.resnet_names import RENAMES as RESNET_RENAMES
 from segcore.backbones.timm_names import RENAMES as TIMM_RENAMES

@@ -11,8 +11,8 @@ from segcore.errors import InputError
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
 from segcore.weights.names import NameMap
-from unept.model import UNEPT
-from unept.options import STRIDE, UNEPT_R50, UNEPTModel
+from unept.model import UNEPT, is_resnet_c
+from unept.recipes import STRIDE, UNEPT_DEIT, UNEPT_R50, UNEPTModel
 
 _SPATIAL = tuple(
     rename
@@ -53,7 +53,7 @@ HEAD_RENAMES = (*_HEAD, *_LAYERS)
 def name_map(model: Segmentor) -> NameMap:
     """Return the published names of a network; those of another backbone than the published ones are timm's."""
     assert isinstance(model, UNEPT)
-    return NameMap((*HEAD_RENAMES, *(resnet_names.RENAMES if model.is_resnet_c else timm_names.RENAMES)))
+    return NameMap((*HEAD_RENAMES, *(resnet_names.RENAMES if is_resnet_c(model.options) else timm_names.RENAMES)))
 
 
 def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
@@ -84,9 +84,9 @@ def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
     heads = options.heads if is_alike else UNEPT_R50.heads
     backbone = options.backbone
     if "backbone.dist_token" in shapes:
-        backbone = "deit_base_distilled_patch16_384"
+        backbone = UNEPT_DEIT.backbone
     elif "backbone.stem.0.weight" in shapes:
-        backbone = "resnet101c" if "backbone.layer3.22.conv1.weight" in shapes else "resnet50c"
+        backbone = "resnet101c" if "backbone.layer3.22.conv1.weight" in shapes else UNEPT_R50.backbone
     return replace(
         options,
         backbone=backbone,

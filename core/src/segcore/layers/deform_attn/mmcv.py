@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from functools import lru_cache
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from segcore.errors import InputError
+from segcore.layers.kept_by_size import kept_by_size
 
 Sizes = tuple[tuple[int, int], ...]
 
@@ -51,7 +51,7 @@ def _inputs(value: Tensor, locations: Tensor, weights: Tensor, level_sizes: Size
     return wide.contiguous(), extents, first_rows, locations.contiguous(), weights.contiguous()
 
 
-@lru_cache(maxsize=64)
+@kept_by_size
 def _level_tensors(level_sizes: Sizes, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return sizes (L, 2) as (h, w), and first rows (L,), on the device; kept, because copying waits for the device."""
     extents = torch.tensor(level_sizes, dtype=torch.int64)

@@ -1,1 +1,0 @@
-"""Heads that are not one paper's idea."""

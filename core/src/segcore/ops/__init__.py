@@ -1,1 +1,0 @@
-"""Operations that at least two papers use."""
