@@ -184,10 +184,10 @@ def test_the_slider_lays_the_maps_over_their_image(chromium: Any, pages: dict[st
 
 def test_charts_turn_dark_with_the_page_and_offer_no_upload(chromium: Any, pages: dict[str, Path]) -> None:
     with opened(chromium, pages["run"]) as page:
-        color = "getComputedStyle(document.querySelector('.plot .scatterlayer path.js-line')).stroke"
-        assert page.evaluate(color) == "rgb(37, 99, 201)"
+        curve = playwright.expect(page.locator(".scatterlayer path.js-line").first)
+        curve.to_have_css("stroke", "rgb(37, 99, 201)")
         page.emulate_media(color_scheme="dark")
-        page.wait_for_function(f"{color} === 'rgb(106, 165, 255)'")
+        curve.to_have_css("stroke", "rgb(106, 165, 255)")
         buttons = page.locator(".modebar-btn").evaluate_all("all => all.map(e => e.dataset.title)")
         assert not [title for title in buttons if "hare" in title or "loud" in title]
 
