@@ -85,11 +85,20 @@ class Segmentor(nn.Module, ABC):
         """Return the scalars of a training step: names containing "loss" are summed, the others only logged."""
 
 
-def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize bilinearly with align_corners False (docs/protocol 3.5); returns the input where the size is the same."""
-    if logits.shape[-2:] == torch.Size(size):
-        return logits
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+Size = tuple[int, int]
+"""Height and width, pixels of the image or map."""
+
+
+def size_of(x: Tensor) -> Size:
+    """Return the height and width of images or maps (..., h, w)."""
+    return x.shape[-2], x.shape[-1]
+
+
+def resize(x: Tensor, size: Size, *, align_corners: bool = False) -> Tensor:
+    """Resize (B, C, h, w) bilinearly (docs/protocol 3.5); returns the input where the size is the same."""
+    if size_of(x) == size:
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
 class EncoderDecoder(Segmentor):
@@ -140,7 +149,7 @@ class EncoderDecoder(Segmentor):
     def _encode(self, image: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
         """Return the features that the head takes of the (padded) image, and its padded size."""
         image = self._pad(image)
-        return self.backbone(image), (image.shape[-2], image.shape[-1])
+        return self.backbone(image), size_of(image)
 
     @staticmethod
     def _cut(logits: Tensor, legal: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -151,7 +160,7 @@ class EncoderDecoder(Segmentor):
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) -> logits (B, K, h, w), see `Segmentor.forward`."""
-        size = (image.shape[-2], image.shape[-1])
+        size = size_of(image)
         features, legal = self._encode(image)
         return self._cut(self.head(features), legal, size)
 

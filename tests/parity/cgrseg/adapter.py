@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from cgrseg.model import CGRSeg
 from cgrseg.names import infer_model, name_map
-from cgrseg.options import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
-from cgrseg.recipes import RECIPES
+from cgrseg.recipes import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, RECIPES, CGRSegModel
 from segcore.backbones import create_backbone
 from segcore.evaluation.inference import bands, logit_map
 from segcore.images.transforms import multiple_size

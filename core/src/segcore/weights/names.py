@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from segcore.errors import InputError
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""Published tensor name -> shape: what a checkpoint tells before it is loaded."""
+
 _LISTED = 10
 _COUNTER = "num_batches_tracked"  # kept by newer norms only, and read by none of ours
 
@@ -150,6 +153,17 @@ class NameMap:
         if published.endswith(_COUNTER):
             return True
         return any(re.fullmatch(pattern, published) for pattern in self.dropped)
+
+
+def count_parts(shapes: Shapes, prefix: str) -> int:
+    """Return how many different parts follow a prefix of the names: blocks, layers, rows."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)})
+
+
+def no_head(head: str, shapes: Shapes) -> InputError:
+    """Return the error of a checkpoint without this head (its name, and its tensors that are missing)."""
+    first = ", ".join(list(shapes)[:3]) or "nothing"
+    return InputError(f"the checkpoint has no {head}; it starts with {first}")
 
 
 def _without_trailing_ones(shape: torch.Size) -> tuple[int, ...]:
