@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from segcore.weights.names import NameMap, Transform
+from segcore.weights.names import Companion, NameMap, Transform
 
 _START = r"(^|backbone\.)"
 _BLOCK = rf"({_START}stages\.\d+\.blocks\.\d+\.)"
 _OUTPUT_NORMS = (rf"{_START}norms\.(\d)\.", r"\1norm\2.")
 _CLASSIFIER = (r"norm\..*", r"head\..*")
 _INDEX_TABLES = r"(backbone\.)?\w+\.\d+\.blocks\.\d+\..*(relative_position_index|attn_mask)"
+INDEX_TABLE = Companion("relative_position_bias_table$", "relative_position_index", lambda m: m.relative_position_index)
+"""Published beside every position table of window attention; ours compute it."""
 
-MICROSOFT = NameMap(((rf"{_START}stages\.", r"\1layers."), _OUTPUT_NORMS), (_INDEX_TABLES, *_CLASSIFIER))
+MICROSOFT = NameMap(
+    ((rf"{_START}stages\.", r"\1layers."), _OUTPUT_NORMS), (_INDEX_TABLES, *_CLASSIFIER), companions=(INDEX_TABLE,)
+)
 """From our names to those of the original release, which ECFD's checkpoints have, too (ecfd/PAPER 6)."""
 
 TIMM = NameMap(
@@ -56,5 +60,6 @@ OPENMMLAB = NameMap(
             _columns_to_openmmlab,
         ),
     ),
+    (INDEX_TABLE,),
 )
 """From our names and column order to those of OpenMMLab, which IIWA's checkpoints have, too (iiwa/PAPER 2)."""
