@@ -68,6 +68,13 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def browser(session: nox.Session) -> None:
+    """Open the pages in Chromium, which the system provides (Debian: `apt-get install chromium`)."""
+    environment = shared(session, *TEST_TOOLS, "playwright>=1.50")
+    environment.run("pytest", "tests/browser", "-m", "browser", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def parity(session: nox.Session) -> None:
     """Compare with the published implementations: `PARITY_CASES=dir nox -s parity` reads other cases."""
     shared(session, *TEST_TOOLS).run("pytest", "tests/parity", "-n", "2", "-rs", *session.posargs)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from segcore.evaluation.inference import predict_labels, views
 from segcore.evaluation.metrics import ConfusionMatrix
-from segcore.images.transforms import normalize, rescaled_size, resize_image
+from segcore.images.transforms import normalize, resize_bounds, resize_image, resized_size
 from segcore.recipe import MS_RATIOS, Evaluate
 
 NUM_CLASSES = 150
@@ -84,10 +84,9 @@ def windows(model: nn.Module, image: Tensor, protocol: Evaluate) -> Tensor:
 @torch.inference_mode()
 def plain_form(model: nn.Module, image: np.ndarray, label: np.ndarray, protocol: Evaluate) -> np.ndarray:
     """Evaluate one image view by view; returns the areas of intersection, prediction and label."""
-    size, total = image.shape[:2], None
+    size, total = (image.shape[0], image.shape[1]), None
     for ratio in protocol.ratios:
-        scale = (int(protocol.scale[0] * ratio), int(protocol.scale[1] * ratio))
-        resized = resize_image(image, rescaled_size(*size, scale))
+        resized = resize_image(image, resized_size(size, resize_bounds(protocol.scale, ratio)))
         for is_mirrored in (False, True):
             pixels = torch.from_numpy(normalize(cv2.flip(resized, 1) if is_mirrored else resized)).unsqueeze(0)
             logits = F.interpolate(windows(model, pixels, protocol), size=size, mode="bilinear")

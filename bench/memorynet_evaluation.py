@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from memorynet.recipes import PAPER, RECIPES
 from segcore.evaluation.inference import predict_labels, views
-from segcore.images.transforms import normalize, rescaled_size, resize_image
+from segcore.images.transforms import normalize, resize_bounds, resize_image, resized_size
 from segcore.recipe import Evaluate
 
 NUM_CLASSES = 150
@@ -71,8 +71,9 @@ def _mirrored(x: Tensor) -> Tensor:
 @torch.inference_mode()
 def plain_form(model: nn.Module, image: np.ndarray, protocol: Evaluate) -> np.ndarray:
     """Predict one image view by view; returns its label map."""
-    size = image.shape[:2]
-    resized = resize_image(image, rescaled_size(*size, protocol.scale, keep_ratio=protocol.keep_ratio, family="S"))
+    size = (image.shape[0], image.shape[1])
+    bounds = resize_bounds(protocol.scale, 1.0)
+    resized = resize_image(image, resized_size(size, bounds, keep_ratio=protocol.keep_ratio, family="S"))
     pixels = torch.from_numpy(normalize(resized)).unsqueeze(0)
     outputs = []
     for ratio in protocol.ratios:

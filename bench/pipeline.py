@@ -27,10 +27,10 @@ from segcore.images.transforms import (
     STD,
     TrainTransform,
     random_boxes,
-    rescaled_size,
+    resize_bounds,
     resize_image,
     resize_label,
-    scaled,
+    resized_size,
 )
 from segcore.recipe import Augment
 
@@ -90,8 +90,8 @@ def published(augment: Augment) -> Transform:
     """Return the pipeline in the published order and with the published means."""
 
     def transform(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        scale = scaled(augment.scale, float(rng.uniform(*augment.ratio)))
-        size = rescaled_size(image.shape[0], image.shape[1], scale)
+        bounds = resize_bounds(augment.scale, float(rng.uniform(*augment.ratio)))
+        size = resized_size((image.shape[0], image.shape[1]), bounds)
         image, label = resize_image(image, size), resize_label(label, size)
         boxes = random_boxes(size, augment.crop, rng)
         box = next(boxes)

@@ -26,9 +26,9 @@ from segcore.data.toy.dataset import ToyScenes
 from segcore.images.transforms import TrainTransform
 from segcore.recipe import Augment
 from segcore.training.batches import SampleKey, TrainSet
-from unept.boundary import DEGREES_PER_STEP, MAX_DISTANCE, MIN_PIXELS, boundary_maps, distance_gradient
-from unept.boundary_files import encode_offsets, read_offsets
-from unept.boundary_source import BoundarySource
+from unept.boundary.files import encode_offsets, read_offsets
+from unept.boundary.maps import DEGREES_PER_STEP, MAX_DISTANCE, MIN_PIXELS, boundary_maps, distance_gradient
+from unept.boundary.source import BoundarySource
 
 SIZE = (512, 683)
 NUM_IMAGES = 12

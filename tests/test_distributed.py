@@ -16,7 +16,7 @@ from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
 from segcore import distributed
-from segcore.distributed import Placement, convert_norms, read_placement
+from segcore.distributed import Placement, read_placement, replace_norms
 from segcore.errors import InputError
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
@@ -170,7 +170,7 @@ def test_norms_are_synchronized_except_where_a_module_forbids_it() -> None:
     model = nn.Sequential(nn.BatchNorm2d(2), nn.Sequential(nn.BatchNorm1d(2), nn.Conv2d(2, 2, 1)), _Local())
     names = list(model.state_dict())
     weight = model[0].weight
-    converted = convert_norms(model)
+    converted = replace_norms(model)
     assert isinstance(converted, nn.Sequential)
     assert isinstance(converted[0], nn.SyncBatchNorm)
     assert converted[0].weight is weight
@@ -180,6 +180,6 @@ def test_norms_are_synchronized_except_where_a_module_forbids_it() -> None:
 
 
 def test_norms_with_an_activation_keep_it() -> None:
-    converted = convert_norms(BatchNormAct2d(2, act_layer=nn.Hardswish))
+    converted = replace_norms(BatchNormAct2d(2, act_layer=nn.Hardswish))
     assert isinstance(converted, SyncBatchNormAct)
     assert isinstance(converted.act, nn.Hardswish)

@@ -22,7 +22,7 @@ GROUND = ("errors", "files", "distributed")
 """What every room may stand on; docs/architecture.md draws no arrows to it."""
 ORDER = (
     *GROUND,
-    *("recipe", "weights", "layers", "backbones", "data", "images", "losses", "segmentor", "paper", "build"),
+    *("pages", "recipe", "weights", "layers", "backbones", "data", "images", "losses", "segmentor", "paper", "build"),
     *("evaluation", "predictor", "training", "report", "commands"),
 )
 """Core's rooms (folders, and the modules that users import) from the bottom up: each may import those before it."""

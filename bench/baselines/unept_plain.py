@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from segcore.layers.deform_attn.op import deform_attn
 from segcore.segmentor import Target, resize
-from unept.model import UNEPT
-from unept.ops import DIRECTIONS, QuerySelfAttention
+from unept.context import QuerySelfAttention
+from unept.model import DIRECTIONS, UNEPT
 
 IGNORE = 255
 
@@ -25,12 +25,12 @@ IGNORE = 255
 @contextmanager
 def plain_attention() -> Iterator[None]:
     """Let every deformable attention in the block run the plain form: grid_sample on all heads, queries and points."""
-    with patch("segcore.layers.deform_attn.layer.deform_attn", partial(deform_attn, backend="plain")):
+    with patch("segcore.layers.deform_attn.layer.deform_attn", partial(deform_attn, backend="reference")):
         yield
 
 
 def plain_losses(logits: Tensor, boundary: Tensor, direction: Tensor, target: Target) -> dict[str, Tensor]:
-    """Compute `unept.losses.RefinementLoss` (unept/PAPER 4), with loops over classes and bins; 0 / 0 stays NaN."""
+    """Compute `unept.model.RefinementLoss` (unept/PAPER 4), with loops over classes and bins; 0 / 0 stays NaN."""
     distance, angle = target.boundary_distance, target.boundary_angle
     assert distance is not None
     assert angle is not None

@@ -10,8 +10,7 @@ import torch
 
 from cgrseg.model import CGRSeg
 from cgrseg.names import infer_model, name_map
-from cgrseg.options import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
-from cgrseg.recipes import PAPER, RECIPES
+from cgrseg.recipes import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, PAPER, RECIPES, CGRSegModel
 from segcore.build import model_for_checkpoint
 from segcore.errors import InputError
 from tests.cgrseg.networks import small_network

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from cgrseg.model import CGRSeg
-from cgrseg.options import CGRSegModel
-from cgrseg.recipes import PAPER, RECIPES
+from cgrseg.recipes import PAPER, RECIPES, CGRSegModel
 from segcore.layers.count import count
 from segcore.recipe import Recipe
 from segcore.recipe.file import recipe_from_plain

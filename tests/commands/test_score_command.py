@@ -15,7 +15,12 @@ from segcore.data import create_dataset
 from segcore.data.base import FileDataset, load_classes
 from segcore.data.labels import cityscapes_label_ids
 from segcore.errors import InputError
-from segcore.evaluation.label_folder import CITYSCAPES_CATEGORIES, cityscapes_summary, match_predictions, score_folder
+from segcore.evaluation.label_folder import (
+    CITYSCAPES_CATEGORIES,
+    cityscapes_summary,
+    count_predictions,
+    match_predictions,
+)
 from segcore.evaluation.metrics import ConfusionMatrix
 from segcore.recipe import Data
 from tests.data.dataset_trees import SIZE, build, save_list
@@ -62,7 +67,7 @@ def test_scores_equal_a_count_pixel_by_pixel(name: str, workers: int, tmp_path: 
     for item, prediction in zip(dataset.items, predictions, strict=True):
         save(tmp_path / "out" / f"{item.name}.png", prediction)
     counted: list[int] = []
-    matrix = score_folder(tmp_path / "out", dataset, workers=workers, progress=counted.append)
+    matrix = count_predictions(tmp_path / "out", dataset, workers=workers, progress=counted.append)
     np.testing.assert_allclose(matrix.scores().iou, brute_force(dataset, predictions))
     assert sum(counted) == 2
 
@@ -74,7 +79,7 @@ def test_predictions_in_parts_and_in_flat_folders_are_found_by_stem(tmp_path: Pa
     save(tmp_path / "out/part0" / f"{first}.png", dataset.load_label(0))
     save(tmp_path / "out/part1/results" / f"{second}.png", dataset.load_label(1))
     save(tmp_path / "out/part1/results/of_another_split.png", np.zeros((2, 2)))
-    assert score_folder(tmp_path / "out", dataset).scores().miou == 1.0
+    assert count_predictions(tmp_path / "out", dataset).scores().miou == 1.0
 
 
 @pytest.mark.parametrize(
@@ -90,7 +95,7 @@ def test_submissions_score_as_the_class_numbers_do(name: str, encode, tmp_path: 
     predictions = random_predictions(dataset)
     for item, prediction in zip(dataset.items, predictions, strict=True):
         save(tmp_path / "out" / f"{Path(item.name).name}.png", encode(prediction))
-    matrix = score_folder(tmp_path / "out", dataset, encoding="submission")
+    matrix = count_predictions(tmp_path / "out", dataset, encoding="submission")
     np.testing.assert_allclose(matrix.scores().iou, brute_force(dataset, predictions))
 
 
@@ -101,7 +106,7 @@ def test_unlabeled_predictions_count_as_wrong(tmp_path: Path) -> None:
     given = np.where(label == 3, 255, label)
     for item in dataset.items:
         save(tmp_path / "out" / f"{item.name}.png", given)
-    scores = score_folder(tmp_path / "out", dataset).scores()
+    scores = count_predictions(tmp_path / "out", dataset).scores()
     assert scores.iou[3] == 0
     assert np.delete(scores.iou, 3).min() == 1
 
@@ -145,10 +150,10 @@ def test_a_missing_prediction_is_counted_and_named(tmp_path: Path) -> None:
     dataset = open_val("bdd100k", tmp_path / "data")
     save(tmp_path / "out/val_1.png", np.zeros(SIZE))
     with pytest.raises(InputError, match=r"1 of 2 images have no prediction, the first is val_0.png; .*--list"):
-        score_folder(tmp_path / "out", dataset)
+        count_predictions(tmp_path / "out", dataset)
     listing = save_list(tmp_path / "part.txt", ["val_1"])
     part = open_val("bdd100k", tmp_path / "data", str(listing))
-    assert score_folder(tmp_path / "out", part).matrix.sum() > 0
+    assert count_predictions(tmp_path / "out", part).matrix.sum() > 0
 
 
 def test_two_predictions_of_one_image_are_refused(tmp_path: Path) -> None:
@@ -175,7 +180,7 @@ def test_an_unusable_prediction_is_named(values: np.ndarray, message: str, tmp_p
     for name in ("val_0", "val_1"):
         save(tmp_path / "out" / f"{name}.png", values)
     with pytest.raises(InputError, match=message):
-        score_folder(tmp_path / "out", open_val("bdd100k", tmp_path / "data"))
+        count_predictions(tmp_path / "out", open_val("bdd100k", tmp_path / "data"))
 
 
 def test_the_command_prints_classes_categories_and_a_last_line(
@@ -221,4 +226,4 @@ def test_a_data_set_without_a_test_server_has_no_submission_encoding(tmp_path: P
     for name in ("val_0", "val_1"):
         save(tmp_path / "out" / f"{name}.png", np.zeros(SIZE))
     with pytest.raises(InputError, match="only ade20k and cityscapes have a test server's encoding, not bdd100k"):
-        score_folder(tmp_path / "out", open_val("bdd100k", tmp_path / "data"), encoding="submission")
+        count_predictions(tmp_path / "out", open_val("bdd100k", tmp_path / "data"), encoding="submission")

@@ -28,7 +28,7 @@ from tests.data.dataset_trees import (
     save_label,
     save_polygons,
 )
-from tests.tiny_conversion import convert_and_die, convert_or_fail
+from tests.tiny_relabeling import relabel_and_die, relabel_or_fail
 
 CITY = "gtFine/train/trainville"
 
@@ -212,7 +212,7 @@ def test_a_cut_off_file_is_reported_and_not_replaced(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_stopped_run_goes_on_where_it_was(processes: int, tmp_path: Path) -> None:
     def jobs(bad: int) -> list[Job]:
-        return [Job(tmp_path / f"{i:02}.png", convert_or_fail, (f"file {i}", i == bad)) for i in range(40)]
+        return [Job(tmp_path / f"{i:02}.png", relabel_or_fail, (f"file {i}", i == bad)) for i in range(40)]
 
     with pytest.raises(InputError, match="file 37 is unusable"):
         run_jobs(jobs(37), "test", processes=processes)
@@ -225,7 +225,7 @@ def test_a_stopped_run_goes_on_where_it_was(processes: int, tmp_path: Path) -> N
 
 
 def test_a_killed_worker_is_one_sentence(tmp_path: Path) -> None:
-    jobs = [Job(tmp_path / f"{i}.png", convert_and_die, ()) for i in range(20)]
+    jobs = [Job(tmp_path / f"{i}.png", relabel_and_die, ()) for i in range(20)]
     with pytest.raises(InputError, match=r"ended from outside .*finished files are kept"):
         run_jobs(jobs, "test", processes=2)
 
@@ -238,7 +238,7 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError, match="No space left"):
         write_whole(tmp_path / "a.png", encode_png(np.zeros(SIZE, np.uint8)))
     assert list(tmp_path.iterdir()) == []
-    job = Job(tmp_path / "a.png", convert_or_fail, ("a", False))
+    job = Job(tmp_path / "a.png", relabel_or_fail, ("a", False))
     with pytest.raises(InputError, match=r"cannot write .*a.png: No space left on device; the next run goes on"):
         run_jobs([job], "test", processes=1)
 

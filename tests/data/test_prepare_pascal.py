@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from segcore.data.labels import load_metadata
-from segcore.data.prepare.detail import convert_regions
+from segcore.data.prepare.detail import relabel_regions
 from segcore.data.prepare.pascal_context import prepare as prepare_pascal
 from segcore.errors import InputError
 from tests.data.dataset_trees import SIZE, labels_of, pattern, prepare, save_image, save_list
@@ -82,7 +82,7 @@ def test_run_lengths_are_decoded_column_by_column() -> None:
     pytest.importorskip("pycocotools")
     mask = np.random.default_rng(0).integers(0, 2, SIZE, dtype=np.uint8)
     for segmentation in (runs(mask), compressed(mask)):
-        label = convert_regions(SIZE, [(2, segmentation)], "here")
+        label = relabel_regions(SIZE, [(2, segmentation)], "here")
         np.testing.assert_array_equal(label, mask * CATEGORIES[2])
 
 

@@ -10,8 +10,7 @@ import torch
 
 from ecfd.model import ECFD
 from ecfd.names import infer_model, name_map
-from ecfd.options import BASE, LARGE, SMALL, TINY, ECFDModel
-from ecfd.recipes import PAPER, RECIPES
+from ecfd.recipes import BASE, LARGE, PAPER, RECIPES, SMALL, TINY, ECFDModel
 from segcore.build import model_for_checkpoint
 from segcore.errors import InputError
 from tests.ecfd.networks import VARIANTS, options, small_network

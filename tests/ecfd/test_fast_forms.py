@@ -14,14 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ecfd import resized_conv
-from ecfd.fusion import TokenMLP
-from ecfd.heads import ECFDHead
-from ecfd.rce import RCE, PositionGrid
-from ecfd.resized_conv import conv_of_resized
-from ecfd.tokens import reference_points, to_maps, to_tokens
+from ecfd import speed
+from ecfd.fusion import PositionGrid, TokenMLP, to_maps, to_tokens
+from ecfd.model import RCE, ECFDHead
+from ecfd.speed import conv_of_resized
 from segcore.layers.deform_attn.layer import DeformableAttention
-from segcore.layers.deform_attn.points import reference_grid
+from segcore.layers.deform_attn.points import reference_grid, reference_points
 from segcore.layers.fuse import fuse_norms
 from tests.ecfd.networks import VARIANTS, feature_maps, small_head
 
@@ -70,7 +68,7 @@ def test_convolution_of_several_maps_has_the_gradients_of_the_plain_order(align_
 
 
 def test_small_enlargements_and_other_devices_take_the_plain_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resized_conv, "_conv_before_resize", lambda *_: pytest.fail("products before the resize"))
+    monkeypatch.setattr(speed, "_conv_before_resize", lambda *_: pytest.fail("products before the resize"))
     maps, weight = [_random(1, 2, 4, 6)], _random(3, 2, 3, 3, seed=1)
     for size in ((4, 6), (5, 9), (2, 40)):
         fast = conv_of_resized(maps, weight, size, align_corners=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from segcore.evaluation import inference
-from segcore.evaluation.inference import network_input, predict, predict_labels, score_map, slide, views, whole
+from segcore.evaluation.inference import logit_map, mean_over_views, network_input, predict_labels, slide, views, whole
 from segcore.evaluation.logit_map import RowTable
 from segcore.images.transforms import normalize
 from segcore.recipe import MS_RATIOS, Evaluate
@@ -155,7 +155,9 @@ def test_bands_of_any_height_equal_full_size_maps(name: str, band_bytes: int, mo
     monkeypatch.setitem(inference.BAND_BYTES, "cpu", band_bytes)
     model, image, protocol = conv_model(), random_pixels(37, 61), PROTOCOLS[name]
     expected, size = plain_predict(model, image, protocol), (37, 61)
-    torch.testing.assert_close(predict(model, views(image, protocol), protocol, size), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        mean_over_views(model, views(image, protocol), protocol, size), expected, rtol=1e-4, atol=1e-5
+    )
     labels = predict_labels(model, views(image, protocol), protocol, size)
     assert (labels == expected.argmax(dim=0)).float().mean() > 0.999
 
@@ -163,7 +165,7 @@ def test_bands_of_any_height_equal_full_size_maps(name: str, band_bytes: int, mo
 @pytest.mark.parametrize("stride", [1, 4])
 @pytest.mark.parametrize("family", ["M", "S"])
 @pytest.mark.parametrize("mode", ["whole", "slide"])
-def test_labels_are_the_largest_scores_for_any_head_resolution(stride: int, family: str, mode: str) -> None:
+def test_labels_are_the_largest_values_for_any_head_resolution(stride: int, family: str, mode: str) -> None:
     model, image = conv_model(stride=stride), random_pixels(30, 50)
     for is_probability in (False, True):
         protocol = Evaluate(
@@ -171,25 +173,25 @@ def test_labels_are_the_largest_scores_for_any_head_resolution(stride: int, fami
             probabilities=is_probability,
         )  # fmt: skip
         parts = views(image, protocol)
-        scores = predict(model, parts, protocol, (30, 50))
+        values = mean_over_views(model, parts, protocol, (30, 50))
         labels = predict_labels(model, parts, protocol, (30, 50))
-        assert (labels == scores.argmax(dim=0)).float().mean() > 0.999
+        assert (labels == values.argmax(dim=0)).float().mean() > 0.999
 
 
 def test_family_s_averages_logits_or_probabilities_as_asked() -> None:
     model, image = conv_model(), random_pixels(30, 50)
     protocol = Evaluate(family="S", scale=(60, 40), ratios=(0.5, 1.5), flip=True, probabilities=True)
-    sums = predict(model, views(image, protocol), protocol, (30, 50)).sum(dim=0)
+    sums = mean_over_views(model, views(image, protocol), protocol, (30, 50)).sum(dim=0)
     torch.testing.assert_close(sums, torch.ones(30, 50), rtol=1e-5, atol=1e-5)
     protocol = replace(protocol, probabilities=False)
-    assert predict(model, views(image, protocol), protocol, (30, 50)).min() < 0
+    assert mean_over_views(model, views(image, protocol), protocol, (30, 50)).min() < 0
 
 
 def test_mirroring_an_image_mirrors_its_multi_scale_prediction() -> None:
     model, image = conv_model(), random_pixels(41, 60)
     protocol = Evaluate(scale=(60, 41), flip=True)
-    plain = predict(model, views(image, protocol), protocol, (41, 60))
-    mirrored = predict(model, views(image[:, ::-1].copy(), protocol), protocol, (41, 60))
+    plain = mean_over_views(model, views(image, protocol), protocol, (41, 60))
+    mirrored = mean_over_views(model, views(image[:, ::-1].copy(), protocol), protocol, (41, 60))
     torch.testing.assert_close(mirrored.flip(-1), plain, rtol=1e-5, atol=1e-6)
 
 
@@ -222,10 +224,10 @@ class PaddingModel(nn.Module):
 def test_padding_before_the_network_equals_padding_inside(mode: str) -> None:
     model, image = PaddingModel(), random_image(39, 50)
     protocol = Evaluate(mode=mode, crop=(24, 24), stride=(16, 16))
-    outside = score_map(model, image, protocol)
+    outside = logit_map(model, image, protocol)
     hidden = nn.Sequential(model)  # the same network, its `legal_size` out of sight: it pads by itself
-    torch.testing.assert_close(outside.full(), score_map(hidden, image, protocol).full(), rtol=1e-5, atol=1e-5)
-    assert outside.scores[0].shape[-1] < outside.window[1]
+    torch.testing.assert_close(outside.full(), logit_map(hidden, image, protocol).full(), rtol=1e-5, atol=1e-5)
+    assert outside.values[0].shape[-1] < outside.window[1]
 
 
 def test_scores_stay_at_the_resolution_of_the_head() -> None:
@@ -234,7 +236,7 @@ def test_scores_stay_at_the_resolution_of_the_head() -> None:
     maps = []
     for view in views(random_pixels(96, 128), protocol):
         image, valid = network_input(view, protocol, CPU)
-        maps.append(score_map(model, image, protocol, valid))
+        maps.append(logit_map(model, image, protocol, valid))
     assert sum(part.num_values for part in maps) < 5 * 96 * 128
 
 

@@ -24,10 +24,10 @@ from segcore.images.transforms import (
     pad_image,
     pad_label,
     random_boxes,
-    rescaled_size,
+    resize_bounds,
     resize_label,
+    resized_size,
     rotate_label,
-    scaled,
 )
 from segcore.recipe import Augment
 
@@ -47,28 +47,28 @@ def patches(height: int, width: int, num_classes: int = 5, cell: int = 7, seed: 
 
 
 def test_a_scale_is_truncated_per_component() -> None:
-    assert scaled((2048, 511), 0.7) == (1433, 357)
+    assert resize_bounds((2048, 511), 0.7) == (357, 1433)
 
 
 @pytest.mark.parametrize(
     ("image", "size"), [((512, 683), (512, 683)), ((683, 512), (683, 512)), ((300, 1500), (410, 2048))]
 )
 def test_the_nearer_bound_decides_the_size(image: tuple[int, int], size: tuple[int, int]) -> None:
-    assert rescaled_size(*image, (2048, 512)) == size
-    assert rescaled_size(*image, (512, 2048)) == size
+    assert resized_size(image, (512, 2048)) == size
+    assert resized_size(image, (2048, 512)) == size
 
 
 def test_an_extreme_image_keeps_one_pixel() -> None:
-    assert rescaled_size(1, 4000, (512, 512)) == (1, 512)
+    assert resized_size((1, 4000), (512, 512)) == (1, 512)
 
 
 def test_without_keep_ratio_the_scale_is_width_and_height() -> None:
-    assert rescaled_size(100, 40, (520, 300), keep_ratio=False) == (300, 520)
+    assert resized_size((100, 40), (300, 520), keep_ratio=False) == (300, 520)
 
 
 def test_family_s_turns_the_free_scale_for_portrait_images() -> None:
-    assert rescaled_size(100, 40, (520, 300), keep_ratio=False, family="S") == (520, 300)
-    assert rescaled_size(40, 100, (300, 520), keep_ratio=False, family="S") == (300, 520)
+    assert resized_size((100, 40), (300, 520), keep_ratio=False, family="S") == (520, 300)
+    assert resized_size((40, 100), (520, 300), keep_ratio=False, family="S") == (300, 520)
 
 
 def test_sides_are_rounded_up_to_a_multiple() -> None:

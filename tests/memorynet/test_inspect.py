@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from memorynet.inspection import MemoryContent, memory_of, read_memory
-from memorynet.inspection_command import main
-from memorynet.inspection_picture import draw_memory
-from memorynet.memory import Memory, MemorySettings
-from memorynet.recipes import PAPER
+from memorynet.inspection.command import main
+from memorynet.inspection.content import MemoryContent, memory_of, read_memory
+from memorynet.inspection.page import memory_page
+from memorynet.memory import Memory
+from memorynet.recipes import PAPER, MemorySettings
 from segcore.data.base import load_classes
 from segcore.errors import InputError
+from segcore.pages.page import Chart, Note, Row, Table
+from segcore.pages.render import render
 from segcore.weights.files import CheckpointMeta, read_checkpoint, save_weights
 
 NAMES = ["road", "sidewalk", "sky", "train"]
@@ -87,29 +89,26 @@ def test_grouping_puts_similar_classes_beside_each_other_and_empty_ones_last() -
 def test_an_empty_memory_of_one_class_can_be_shown() -> None:
     content = content_of(np.zeros((1, 1, 4), np.float32))
     assert content.closest(5) == []
-    assert draw_memory(content, content.grouped()).ndim == 3
+    assert "Gray: never seen (class 0)." in render(memory_page(content, content.grouped(), pairs=5, source="x.pth"))
 
 
-@pytest.mark.parametrize("dataset", ["cityscapes", "ade20k"])
-def test_the_picture_shows_every_cell_in_the_order_asked_for(dataset: str) -> None:
-    names = load_classes(dataset).names
+def test_the_heat_map_shows_every_cell_in_the_order_asked_for() -> None:
+    names = load_classes("ade20k").names
     rows = np.random.default_rng(0).normal(size=(len(names), 1, 16)).astype(np.float32)
     content = content_of(rows, names)
-    order = list(range(len(names)))
-    picture, mirrored = draw_memory(content, order), draw_memory(content, order[::-1])
-    ones = (picture == (253, 231, 36)).all(axis=-1) | (picture == (253, 231, 37)).all(axis=-1)
-    assert picture.shape[1] < 2600
-    # the diagonal has cosine 1, the highest color of the scale: at least half of each of its cells
-    cell = int(np.clip(760 // len(names), 13, 36))
-    assert ones.sum() >= len(names) * cell * cell // 2
-    assert picture.shape == mirrored.shape
-    assert not np.array_equal(picture, mirrored)
+    order = list(range(len(names)))[::-1]
+    (section,) = memory_page(content, order, pairs=3, source="x.pth").sections
+    (chart,) = (part for part in section.parts if isinstance(part, Chart))
+    (cells,) = chart.figure.data
+    np.testing.assert_allclose(cells.z, content.similarity()[::-1, ::-1], atol=5e-5)
+    assert list(chart.figure.layout.yaxis.ticktext) == list(names[::-1])
+    assert list(chart.figure.layout.xaxis.ticktext) == list(names[::-1])
 
 
-def test_the_command_writes_the_picture_and_names_the_closest_and_the_rarest(
+def test_the_command_writes_the_page_and_names_the_closest_and_the_rarest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "new" / "memory.png"
+    out = tmp_path / "new" / "memory.html"
     assert main([str(saved(tmp_path)), "--out", str(out), "--order", "similarity", "--rows", "2"]) == 0
     printed = capsys.readouterr().out
     lines = [line.split() for line in printed.splitlines()]
@@ -117,7 +116,10 @@ def test_the_command_writes_the_picture_and_names_the_closest_and_the_rarest(
     assert {"road", "sidewalk"} <= set(first)
     rarest = [line for line in lines if "empty" in line or "25.0" in line]
     assert [line[1] for line in rarest] == ["train", "sidewalk"]
-    assert cv2.imread(str(out)) is not None
+    page = out.read_text("utf-8")
+    closest = ("road", "sky")  # two lines of pairs, then every class by its updates
+    assert "Gray: never seen (train)." in page
+    assert re.findall(r'title="(\w+)">', page) == ["road", "sidewalk", *closest, "train", "sidewalk", "sky", "road"]
 
 
 def test_a_published_file_is_read_with_the_names_of_its_data_set(
@@ -128,7 +130,7 @@ def test_a_published_file_is_read_with_the_names_of_its_data_set(
     assert read_memory(file).names[:2] == ("class 0", "class 1")
     content = read_memory(file, classes="cityscapes")
     assert (content.names[0], content.updates) == ("road", None)
-    assert main([str(file), "--classes", "ade20k", "--out", str(tmp_path / "a.png")]) == 2
+    assert main([str(file), "--classes", "ade20k", "--out", str(tmp_path / "a.html")]) == 2
     assert "holds a memory of 19 classes, --classes ade20k has 150" in capsys.readouterr().err
 
 
@@ -136,7 +138,7 @@ def test_without_counts_only_empty_classes_make_a_table(tmp_path: Path, capsys: 
     rows = torch.ones(4, 1, 8)
     for sentence, other in (("every class has a vector", "never seen"), ("never seen", "every class has a vector")):
         torch.save({"model": {"memory_module.memory": rows}}, tmp_path / "published.pth")
-        assert main([str(tmp_path / "published.pth"), "--out", str(tmp_path / "a.png")]) == 0
+        assert main([str(tmp_path / "published.pth"), "--out", str(tmp_path / "a.html")]) == 0
         printed = capsys.readouterr().out
         assert sentence in printed
         assert other not in printed
@@ -156,15 +158,15 @@ def test_names_of_nothing_are_refused_with_the_choices(tmp_path: Path) -> None:
 
 def test_a_checkpoint_without_a_memory_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = saved(tmp_path, paper="cgrseg", tensors={"head.weight": torch.zeros(1)})
-    assert main([str(file), "--out", str(tmp_path / "a.png")]) == 2
+    assert main([str(file), "--out", str(tmp_path / "a.html")]) == 2
     assert "is a checkpoint of cgrseg without a memory; expected weights of memorynet-train" in capsys.readouterr().err
-    assert not (tmp_path / "a.png").exists()
+    assert not (tmp_path / "a.html").exists()
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--out", "memory.jpg"], "--out must name a .png file, got memory.jpg"),
+        (["--out", "memory.png"], "--out must name a .html file, got memory.png"),
         (["--rows", "0"], "--rows must be at least 1, got 0"),
         ([], "does not exist"),
     ],
@@ -179,9 +181,19 @@ def test_impossible_options_are_one_sentence(
 def test_the_report_of_a_run_has_a_section_on_the_memory(tmp_path: Path) -> None:
     assert PAPER.report is not None
     (section,) = PAPER.report(read_checkpoint(saved(tmp_path)))
-    assert "road and sidewalk (0.80)" in section.text
-    assert "Never seen: train." in section.text
-    assert cv2.imdecode(np.frombuffer(section.picture, np.uint8), cv2.IMREAD_COLOR) is not None
+    note, chart, row = section.parts
+    assert isinstance(note, Note)
+    assert note.text.endswith("Gray: never seen (train).")
+    assert isinstance(chart, Chart)
+    shown = list(chart.figure.layout.yaxis.ticktext)
+    assert abs(shown.index("road") - shown.index("sidewalk")) == 1  # similar ones beside each other
+    assert shown[-1] == "train"
+    assert isinstance(row, Row)
+    pairs, updates = row.parts
+    assert isinstance(pairs, Table)
+    assert [cell.text for cell in pairs.rows[0]] == ["road", "sidewalk", "0.800"]
+    assert isinstance(updates, Table)
+    assert [cell.text for cell in updates.rows[1]] == ["sidewalk", "1", "25.0", "5"]
 
 
 def test_other_weights_are_refused_by_the_file_name(tmp_path: Path) -> None:

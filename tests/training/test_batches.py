@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from segcore.data.toy.dataset import ToyScenes
 from segcore.errors import InputError
-from segcore.images.target_maps import LabeledSample, LabelMaps, WholeMaps
+from segcore.images.target_maps import LabeledSample, TargetMaps, WholeMaps
 from segcore.images.transforms import TrainTransform
 from segcore.recipe import Augment
 from segcore.training.batches import BatchPlan, SampleKey, StepSampler, TrainSet, target_of_labels, train_loader
@@ -86,7 +86,7 @@ def test_workers_do_not_change_a_batch() -> None:
         assert torch.equal(target.label, other_target.label)
 
 
-def label_as_distance(sample: LabeledSample) -> LabelMaps:
+def label_as_distance(sample: LabeledSample) -> TargetMaps:
     """Return the label as both maps of the target, the second one negative."""
     values = sample.label.astype(np.float32)
     return WholeMaps({"boundary_distance": values, "boundary_angle": -values})
@@ -120,7 +120,7 @@ def test_without_maps_the_image_and_label_are_the_same_and_nothing_else_is_there
 
 
 def test_a_map_that_cannot_be_read_is_the_loaders_error() -> None:
-    def broken(sample: LabeledSample) -> LabelMaps:
+    def broken(sample: LabeledSample) -> TargetMaps:
         raise InputError(f"{sample.name}.mat is damaged")
 
     dataset = TrainSet(ToyScenes("train", 2, (48, 64)), TrainTransform(TIGHT), 0, broken)

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from segcore.segmentor import StepInfo, Target
 from unept.model import UNEPT
-from unept.options import UNEPTModel
+from unept.recipes import UNEPTModel
 
 STEP = StepInfo(iteration=0, total=1, lr=0.0)
 
@@ -59,3 +59,15 @@ def random_target(batch: int, height: int, width: int, num_classes: int, seed: i
     for part in (label, distance, angle):
         part[..., -8:] = 255
     return Target(label.long(), distance.float(), angle.float())
+
+
+def gather_pixels(values: Tensor, pixels: Tensor) -> Tensor:
+    """Return the values at other pixels: out[b, c, y, x] = values[b, c] at pixels[b, y, x].
+
+    Exact where the released code interpolates at whole coordinates with noise of 1e-5 (unept/PAPER 7.6).
+
+    Shapes:
+        values (B, C, H, W), pixels (B, H, W) int64, indices y * W + x -> (B, C, H, W)
+    """
+    index = pixels.flatten(1)[:, None].expand(-1, values.shape[1], -1)  # (B, C, H*W)
+    return values.flatten(2).gather(2, index).view(values.shape)

@@ -17,9 +17,16 @@ from segcore.errors import InputError
 from segcore.losses import cross_entropy
 from segcore.recipe import Loss
 from segcore.segmentor import Target
-from tests.unept.networks import random_image, random_target
-from unept.losses import WEIGHTS, RefinementLoss, at_label_size, direction_bins, rarity_weights
-from unept.ops import DIRECTIONS, gather_pixels, shifted_pixels
+from tests.unept.networks import gather_pixels, random_image, random_target
+from unept.model import (
+    DIRECTIONS,
+    WEIGHTS,
+    RefinementLoss,
+    at_label_size,
+    direction_bins,
+    rarity_weights,
+    shifted_pixels,
+)
 
 DEFINITION = Path(__file__).parents[2] / "bench" / "baselines" / "unept_plain.py"
 plain_losses = runpy.run_path(str(DEFINITION))["plain_losses"]

@@ -15,10 +15,9 @@ from segcore.errors import InputError
 from segcore.evaluation.inference import slide, whole
 from segcore.layers.fuse import fuse_norms
 from tests.unept.networks import STEP, random_image, random_target, small_network, small_options
-from unept.context import ContextBranch
+from unept.context import ContextBranch, PyramidAttention
 from unept.model import UNEPT
-from unept.ops import PyramidAttention
-from unept.options import UNEPTModel
+from unept.recipes import UNEPTModel
 
 
 def test_a_window_gives_logits_at_stride_8_and_a_smaller_image_is_padded_to_it() -> None:

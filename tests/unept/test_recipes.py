@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segcore.evaluation.inference import _starts
-from segcore.images.transforms import rescaled_size, scaled
+from segcore.images.transforms import resize_bounds, resized_size
 from segcore.layers.count import count
 from segcore.recipe import MS_RATIOS, Recipe
 from segcore.recipe.file import recipe_from_plain
@@ -16,8 +16,7 @@ from segcore.recipe.plain import from_plain, to_plain
 from segcore.training.optim import learning_rate, parameter_groups
 from unept.model import UNEPT
 from unept.names import name_map
-from unept.options import UNEPTModel
-from unept.recipes import PAPER, RECIPES
+from unept.recipes import PAPER, RECIPES, UNEPTModel
 
 PUBLISHED = ("r50-ade20k", "deit-ade20k", "deit-pascal-context-60")
 
@@ -95,7 +94,7 @@ def test_an_image_of_512x683_has_the_published_number_of_windows() -> None:
     protocol = RECIPES["r50-ade20k"].evaluate.with_augmentation()
     counts = []
     for ratio in protocol.ratios:
-        height, width = rescaled_size(512, 683, scaled(protocol.scale, ratio), keep_ratio=True, family="M")
+        height, width = resized_size((512, 683), resize_bounds(protocol.scale, ratio), keep_ratio=True, family="M")
         counts.append(len(_starts(height, 480, 160)) * len(_starts(width, 480, 160)))
     assert counts == [1, 2, 6, 8, 15, 24]
 

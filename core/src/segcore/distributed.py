@@ -208,7 +208,7 @@ def synchronize_norms(model: nn.Module) -> nn.Module:
                 "torch synchronizes batch norms on GPUs only: each of the %d CPU processes keeps its own", place.size
             )
         return model
-    return convert_norms(model)
+    return replace_norms(model)
 
 
 def synchronized_norms(module: nn.Module) -> set[nn.Module]:
@@ -219,14 +219,14 @@ def synchronized_norms(module: nn.Module) -> set[nn.Module]:
     return found | {module} if isinstance(module, _BatchNorm) else found
 
 
-def convert_norms(model: nn.Module) -> nn.Module:
+def replace_norms(model: nn.Module) -> nn.Module:
     """Replace batch norms by synchronized ones with the same tensors, except where a module forbids it."""
     if not getattr(model, "synchronized_norm", True):
         return model
     if isinstance(model, _BatchNorm):
         return convert_sync_batchnorm(model)  # timm's: torch's would lose the activation of timm's norms
     for name, child in model.named_children():
-        converted = convert_norms(child)
-        if converted is not child:
-            setattr(model, name, converted)
+        replaced = replace_norms(child)
+        if replaced is not child:
+            setattr(model, name, replaced)
     return model

@@ -13,7 +13,7 @@ from typing import IO, NamedTuple
 from segcore.errors import InputError
 
 
-class Target(NamedTuple):
+class Output(NamedTuple):
     """A file to be written: what it is made from, and the option that names its folder."""
 
     path: Path
@@ -21,7 +21,7 @@ class Target(NamedTuple):
     option: str
 
 
-def check_targets(targets: Iterable[Target], inputs: Iterable[Path]) -> None:
+def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path]) -> None:
     """Refuse a file that would replace an input, and two results of different sources in one file.
 
     Raises:
@@ -29,18 +29,18 @@ def check_targets(targets: Iterable[Target], inputs: Iterable[Path]) -> None:
     """
     protected = {path.resolve() for path in inputs}
     taken: dict[Path, Path] = {}
-    for target in targets:
-        place = target.path.resolve()
+    for output in outputs:
+        place = output.path.resolve()
         if place in protected:
             raise InputError(
-                f"{target.option}: {target.path} would replace an input, the file of that name; give another folder "
-                f"with {target.option}"
+                f"{output.option}: {output.path} would replace an input, the file of that name; give another folder "
+                f"with {output.option}"
             )
-        other = taken.setdefault(place, target.source)
-        if other.resolve() != target.source.resolve():
+        other = taken.setdefault(place, output.source)
+        if other.resolve() != output.source.resolve():
             raise InputError(
-                f"{other} and {target.source} would both be written to {target.path}; write them into two folders "
-                f"({target.option})"
+                f"{other} and {output.source} would both be written to {output.path}; write them into two folders "
+                f"({output.option})"
             )
 
 

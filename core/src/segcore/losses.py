@@ -120,10 +120,10 @@ def dice_loss(logits: Tensor, label: Tensor, *, class_weight: Tensor | None = No
     num_classes = logits.shape[1]
     probability = logits.softmax(dim=1)
     classes = torch.arange(num_classes, device=label.device).reshape(-1, 1, 1)  # (K, 1, 1)
-    target = (label.clamp(0, num_classes - 1).unsqueeze(1) == classes).to(probability.dtype)  # (B, K, H, W)
+    one_hot = (label.clamp(0, num_classes - 1).unsqueeze(1) == classes).to(probability.dtype)  # (B, K, H, W)
     mask = (label != IGNORE).to(probability.dtype)
-    overlap = einsum(probability, target, mask, "b k h w, b k h w, b h w -> b k")
-    squares = einsum(probability, probability, "b k h w, b k h w -> b k") + target.sum(dim=(2, 3))
+    overlap = einsum(probability, one_hot, mask, "b k h w, b k h w, b h w -> b k")
+    squares = einsum(probability, probability, "b k h w, b k h w -> b k") + one_hot.sum(dim=(2, 3))
     loss = (1 - (2 * overlap + smooth) / (squares + smooth)).mean(dim=0)  # (K,)
     return (loss if class_weight is None else loss * class_weight).mean()
 

@@ -14,7 +14,7 @@ from segcore.recipe import Model, Recipe
 
 if TYPE_CHECKING:
     from segcore.images.target_maps import MapSource
-    from segcore.report.run_report import ReportSection
+    from segcore.pages.page import Section
     from segcore.segmentor import Segmentor
     from segcore.weights.files import LoadedCheckpoint
     from segcore.weights.names import NameMap
@@ -42,7 +42,7 @@ class Paper:
     """(options, published tensor name -> shape) -> the options of a checkpoint, as far as its shapes tell them."""
     target_maps: Callable[[Recipe], MapSource] | None = None
     """recipe -> source of the maps beside the label that training is supervised with (unept/PAPER 8)."""
-    report: Callable[[LoadedCheckpoint], tuple[ReportSection, ...]] | None = None
+    report: Callable[[LoadedCheckpoint], tuple[Section, ...]] | None = None
     """A run's weights -> sections of this paper's own on the run's page (`segcore report`)."""
 
     def map_source(self, recipe: Recipe) -> MapSource | None:

@@ -16,7 +16,7 @@ from segcore.build import build_from_checkpoint, load_for_recipe, placed
 from segcore.data.base import ClassTable, load_classes
 from segcore.data.read import read_image
 from segcore.errors import InputError
-from segcore.evaluation.inference import predict, predict_labels, views
+from segcore.evaluation.inference import mean_over_views, predict_labels, views
 from segcore.layers.precision import mixed_precision
 from segcore.paper import Paper
 from segcore.recipe import AMP, Evaluate, Recipe
@@ -74,7 +74,7 @@ class Predictor:
         Raises:
             InputError: if the file cannot be read or belongs to another model.
         """
-        target = distributed.init(device).device
+        place = distributed.init(device).device
         if paper is None or recipe is None:
             built = build_from_checkpoint(path, unsafe=unsafe)
             model, recipe = built.model, built.recipe
@@ -83,8 +83,8 @@ class Predictor:
             loaded = read_checkpoint(path, unsafe=unsafe)
             classes = _classes_of(loaded, recipe)
             model = load_for_recipe(paper, recipe, len(classes.names), loaded).model
-        model = placed(model, recipe.run, target).eval()
-        return cls(model, classes, recipe.evaluate, target, recipe.run.amp)
+        model = placed(model, recipe.run, place).eval()
+        return cls(model, classes, recipe.evaluate, place, recipe.run.amp)
 
     def __call__(self, image: ImageInput, *, with_probabilities: bool = False) -> Prediction:
         """Predict one image of any size.
@@ -101,11 +101,11 @@ class Predictor:
         with mixed_precision(self.device, self.amp):
             if not with_probabilities:
                 return Prediction(predict_labels(self.model, parts, self.protocol, size).cpu().numpy())
-            scores = predict(self.model, parts, self.protocol, size)
+            values = mean_over_views(self.model, parts, self.protocol, size)
         if self.protocol.family == "S" and not self.protocol.probabilities:
-            scores = scores.softmax(dim=0)  # mean logits: the order of the classes stays
-        kind = np.uint8 if len(scores) <= 255 else np.int16
-        return Prediction(scores.argmax(dim=0).cpu().numpy().astype(kind), scores)
+            values = values.softmax(dim=0)  # mean logits: the order of the classes stays
+        kind = np.uint8 if len(values) <= 255 else np.int16
+        return Prediction(values.argmax(dim=0).cpu().numpy().astype(kind), values)
 
 
 def _classes_of(loaded: LoadedCheckpoint, recipe: Recipe) -> ClassTable:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segcore.errors import InputError
 from segcore.layers.deform_attn import mmcv as deform_attn_mmcv
-from segcore.layers.deform_attn.reference import deform_attn_plain
+from segcore.layers.deform_attn.reference import deform_attn_reference
 from tests.layers.deform_attn.cases import Sizes, random_inputs
 
 SIZES = ((3, 4), (2, 2))
@@ -19,14 +19,14 @@ class StandIn:
 
     def ms_deform_attn_forward(self, *tensors: Tensor, im2col_step: int) -> Tensor:
         value, sizes, locations, weights = _checked(tensors, im2col_step)
-        return deform_attn_plain(value, sizes, locations, weights)
+        return deform_attn_reference(value, sizes, locations, weights)
 
     def ms_deform_attn_backward(self, *tensors: Tensor, im2col_step: int) -> None:
         value, sizes, locations, weights = _checked(tensors[:5], im2col_step)
         grad, outputs = tensors[5], tensors[6:]
         leaves = [tensor.detach().requires_grad_() for tensor in (value, locations, weights)]
         with torch.enable_grad():
-            output = deform_attn_plain(leaves[0], sizes, leaves[1], leaves[2])
+            output = deform_attn_reference(leaves[0], sizes, leaves[1], leaves[2])
         for target, result in zip(outputs, torch.autograd.grad(output, leaves, grad), strict=True):
             target.add_(result)
 
@@ -50,7 +50,7 @@ def test_the_extension_gets_what_it_demands_and_its_results_come_back(
     arguments = (inputs.value, inputs.locations, inputs.weights, inputs.sizes)
     assert inputs.grad is not None
     results = deform_attn_mmcv.forward(*arguments), *deform_attn_mmcv.backward(inputs.grad, *arguments)
-    for result, expected in zip(results, inputs.run("plain"), strict=True):
+    for result, expected in zip(results, inputs.run("reference"), strict=True):
         torch.testing.assert_close(result, expected)
 
 

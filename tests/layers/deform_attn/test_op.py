@@ -92,7 +92,7 @@ def test_values_and_gradients_are_those_of_a_scalar_loop(inputs: Inputs) -> None
 @pytest.mark.parametrize("width", [16, 24, 32, 100, 128])
 def test_both_forms_agree_for_any_head_width(width: int) -> None:
     inputs = random_inputs(SIZES, width=width)
-    for result, expected in zip(inputs.run("cpu"), inputs.run("plain"), strict=True):
+    for result, expected in zip(inputs.run("cpu"), inputs.run("reference"), strict=True):
         torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -104,7 +104,7 @@ def test_queries_computed_in_several_parts_are_the_same(monkeypatch: pytest.Monk
         torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "plain"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_gradients_are_the_numerical_ones(backend: Backend) -> None:
     inputs = random_inputs(SIZES, queries=3, heads=2, width=2, dtype=torch.float64)
     leaves = [tensor.requires_grad_() for tensor in (inputs.value, inputs.locations, inputs.weights)]
@@ -115,7 +115,7 @@ def test_gradients_are_the_numerical_ones(backend: Backend) -> None:
     assert torch.autograd.gradcheck(attend, leaves, fast_mode=True)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "plain"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("counts", [{"queries": 0}, {"batch": 0}])
 def test_nothing_asked_is_nothing_computed(backend: Backend, counts: dict[str, int]) -> None:
     inputs = random_inputs(SIZES, **counts)
@@ -126,7 +126,7 @@ def test_nothing_asked_is_nothing_computed(backend: Backend, counts: dict[str, i
         assert not gradient.any()
 
 
-@pytest.mark.parametrize("backend", ["cpu", "plain"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_values_are_added_up_in_float32(dtype: torch.dtype, backend: Backend) -> None:
     inputs = random_inputs(SIZES, dtype=dtype)
@@ -147,7 +147,7 @@ def test_tensors_in_any_memory_order_give_the_same() -> None:
     assert not strided.value.is_contiguous()
     with torch.no_grad():
         result = deform_attn(strided.value, SIZES, strided.locations, strided.weights)
-    torch.testing.assert_close(result, inputs.run("plain")[0])
+    torch.testing.assert_close(result, inputs.run("reference")[0])
 
 
 def test_a_location_that_is_not_a_number_reaches_only_its_query() -> None:
@@ -162,10 +162,10 @@ def test_the_form_is_announced_once(caplog: pytest.LogCaptureFixture, monkeypatc
     monkeypatch.setattr(module, "_announced", set())
     inputs = random_inputs(SIZES)
     with caplog.at_level(logging.DEBUG, logger="segcore.layers.deform_attn.op"):
-        for backend in ("auto", "cpu", "plain", "plain"):
+        for backend in ("auto", "cpu", "reference", "reference"):
             deform_attn(inputs.value, SIZES, inputs.locations, inputs.weights, backend=backend)
     assert [record.levelno for record in caplog.records] == [logging.DEBUG, logging.DEBUG]
-    assert [record.message.split()[2] for record in caplog.records] == ["cpu", "plain"]
+    assert [record.message.split()[2] for record in caplog.records] == ["cpu", "reference"]
 
 
 @pytest.mark.parametrize(
@@ -175,10 +175,10 @@ def test_the_form_is_announced_once(caplog: pytest.LogCaptureFixture, monkeypatc
         ("cpu", torch.bfloat16, False, "cpu"),
         ("cuda", torch.bfloat16, True, "triton"),
         ("cuda", torch.float16, True, "triton"),
-        ("cuda", torch.float64, True, "plain"),
-        ("cuda", torch.float32, False, "plain"),
-        ("mps", torch.float32, True, "plain"),
-        ("meta", torch.float32, True, "plain"),
+        ("cuda", torch.float64, True, "reference"),
+        ("cuda", torch.float32, False, "reference"),
+        ("mps", torch.float32, True, "reference"),
+        ("meta", torch.float32, True, "reference"),
     ],
 )
 def test_device_and_type_choose_the_form(
@@ -186,7 +186,7 @@ def test_device_and_type_choose_the_form(
 ) -> None:
     monkeypatch.setattr(module, "_HAS_TRITON", has_triton)
     assert choose_backend(device, dtype) == expected
-    assert choose_backend(device, dtype, "plain") == "plain"
+    assert choose_backend(device, dtype, "reference") == "reference"
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_device_and_type_choose_the_form(
         ("cpu", torch.float32, "mmcv", "'mmcv' needs tensors on cuda, got cpu"),
         ("cuda", torch.float32, "cpu", "'cpu' needs tensors on cpu, got cuda"),
         ("cuda", torch.float64, "triton", r"no Triton kernels for values of type torch\.float64"),
-        ("cpu", torch.float32, "fast", "backend must be auto, plain, cpu, triton, mmcv, not 'fast'"),
+        ("cpu", torch.float32, "fast", "backend must be auto, reference, cpu, triton, mmcv, not 'fast'"),
     ],
 )
 def test_a_forced_form_that_cannot_run_is_one_sentence(

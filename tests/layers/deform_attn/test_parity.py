@@ -17,7 +17,7 @@ def test_the_cases_cover_both_papers() -> None:
     assert len(CASES) == 9
 
 
-@pytest.mark.parametrize("backend", ["plain", "cpu"])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_and_gradients_are_the_published_ones(name: str, backend: Backend) -> None:
     assert list(compare(CASES[name], torch.float32, backend, "cpu", 3e-5)) == []

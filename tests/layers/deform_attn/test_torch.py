@@ -63,7 +63,7 @@ def test_autocast_gives_nearly_the_same_in_half_precision() -> None:
     ("compiler", "backend"),
     [
         ("aot_eager", "auto"),
-        ("aot_eager", "plain"),
+        ("aot_eager", "reference"),
         pytest.param("inductor", "auto", marks=pytest.mark.slow),
     ],
 )

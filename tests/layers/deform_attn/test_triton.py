@@ -38,7 +38,7 @@ def test_outputs_and_gradients_are_the_published_ones(name: str) -> None:
 def test_kernels_equal_the_plain_form(width: int, dtype: torch.dtype) -> None:
     inputs = random_inputs(SIZES, queries=3, width=width, dtype=dtype).to(dtype, DEVICE)
     inputs = inputs._replace(locations=inputs.locations.float(), weights=inputs.weights.float())
-    for result, expected in zip(inputs.run("triton"), inputs.run("plain"), strict=True):
+    for result, expected in zip(inputs.run("triton"), inputs.run("reference"), strict=True):
         assert result.dtype == expected.dtype
         torch.testing.assert_close(result, expected, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype])
 
@@ -47,7 +47,7 @@ def test_kernels_equal_the_plain_form(width: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("sizes", "points"), [(((4, 6),), 1), (((5, 3), (2, 2), (3, 1), (1, 4), (2, 5)), 3)])
 def test_any_number_of_levels_and_points(sizes: Sizes, points: int) -> None:
     inputs = random_inputs(sizes, queries=40, batch=1, heads=1, width=32, points=points).to(torch.float32, DEVICE)
-    for result, expected in zip(inputs.run("triton"), inputs.run("plain"), strict=True):
+    for result, expected in zip(inputs.run("triton"), inputs.run("reference"), strict=True):
         torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -59,7 +59,7 @@ def test_locations_far_away_and_at_infinity_count_as_zero() -> None:
     assert not output[:, :3].any()
     assert not grad_locations[:, :3].any()
     assert not grad_weights[:, :3].any()
-    expected = inputs._replace(locations=inputs.locations.clamp(-9, 9)).run("plain")
+    expected = inputs._replace(locations=inputs.locations.clamp(-9, 9)).run("reference")
     torch.testing.assert_close(output, expected[0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(grad_value, expected[1], rtol=1e-4, atol=1e-4)
 

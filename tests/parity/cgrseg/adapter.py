@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from cgrseg.model import CGRSeg
 from cgrseg.names import infer_model, name_map
-from cgrseg.options import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
-from cgrseg.recipes import RECIPES
+from cgrseg.recipes import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, RECIPES, CGRSegModel
 from segcore.backbones import create_backbone
-from segcore.evaluation.inference import bands, score_map
+from segcore.evaluation.inference import bands, logit_map
 from segcore.images.transforms import multiple_size
 from segcore.segmentor import StepInfo, Target
 from segcore.training.optim import parameter_groups
@@ -207,7 +206,7 @@ def _compare_inference(case: ParityCase, model: CGRSeg) -> Iterator[Comparison]:
         yield Comparison("padded size", list(padded), given["padded_to"], atol=0)
         with torch.inference_mode():
             network_input = F.pad(normalized, (0, padded[1] - valid[1], 0, padded[0] - valid[0]))
-            part = score_map(model.eval(), network_input, protocol, valid)
+            part = logit_map(model.eval(), network_input, protocol, valid)
             probabilities = torch.cat([band for _, band in bands([part], size, protocol)], dim=1)  # (K, H, W)
         # the case's image is taken as mirrored already; only its probabilities are mirrored back
         total += probabilities.flip(-1) if given["flip"] else probabilities

@@ -18,12 +18,12 @@ from segcore.images.transforms import (
     normalize,
     pad_image,
     pad_label,
-    rescaled_size,
+    resize_bounds,
     resize_image,
     resize_label,
+    resized_size,
     rotate_image,
     rotate_label,
-    scaled,
 )
 from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.inputs import make
@@ -71,9 +71,9 @@ def _encodings(expected: dict[str, Any]) -> Iterator[Comparison]:
 def _sizes(rows: list[dict[str, Any]]) -> Iterator[Comparison]:
     for row in rows:
         name = f"image {row['image']} scale {row['scale']} ratio {row['ratio']}"
-        target = scaled((row["scale"][0], row["scale"][1]), row["ratio"])
-        size = rescaled_size(row["image"][0], row["image"][1], target, keep_ratio=row.get("keep_ratio", True))
-        yield Comparison(f"{name} target", target, row["target"], atol=0)
+        bounds = resize_bounds((row["scale"][0], row["scale"][1]), row["ratio"])
+        size = resized_size((row["image"][0], row["image"][1]), bounds, keep_ratio=row.get("keep_ratio", True))
+        yield Comparison(f"{name} target", bounds[::-1], row["target"], atol=0)
         yield Comparison(f"{name} size", size, row["size"], atol=0)
         if "multiple_of_32" in row:
             yield Comparison(f"{name} multiple", multiple_size(size, 32), row["multiple_of_32"], atol=0)
@@ -82,8 +82,8 @@ def _sizes(rows: list[dict[str, Any]]) -> Iterator[Comparison]:
 def _resized(case: ParityCase) -> Iterator[Comparison]:
     inputs, expected = case.data["inputs"], case.data["expected"]
     image, label = make(inputs["pixels"]), make(inputs["labels"]).astype(np.uint8)
-    scale = (inputs["scale"][0], inputs["scale"][1])
-    size = rescaled_size(label.shape[0], label.shape[1], scale, keep_ratio=inputs["keep_ratio"])
+    bounds = resize_bounds((inputs["scale"][0], inputs["scale"][1]), 1.0)
+    size = resized_size((label.shape[0], label.shape[1]), bounds, keep_ratio=inputs["keep_ratio"])
     if inputs["multiple"]:
         size = multiple_size(size, inputs["multiple"])
     yield Comparison("shape", size, expected["shape"], atol=0)

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ecfd.heads import HEADS, Decoder
-from ecfd.model import ECFD
+from ecfd.fusion import to_tokens
+from ecfd.model import ECFD, HEADS, Decoder
 from ecfd.names import infer_model, name_map
-from ecfd.options import TINY, ECFDModel
-from ecfd.tokens import to_tokens
+from ecfd.recipes import TINY, ECFDModel
 from segcore.losses import cross_entropy
 from segcore.segmentor import EncoderDecoder, StepInfo, Target, resize
 from tests.parity.case_files import Comparison, ParityCase

@@ -11,13 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iiwa.attention import CrossIIWA, SelfIIWA, match, prepare_memory
-from iiwa.names import leaf_renames
+from iiwa.attention import (
+    CrossIIWA,
+    SelfIIWA,
+    match,
+    pad_to_windows,
+    prepare_memory,
+    sine_position,
+    window_means,
+)
+from iiwa.names import ATTENTION_LEAVES, FUSION_LEAVES, leaf_renames
 from iiwa.neck import CascadeNeck, CrossFusion, Fusion, PlainFusion
-from iiwa.released import ATTENTION_LEAVES, FUSION_LEAVES
-from iiwa.windows import pad_to_windows, sine_position, window_means
+from iiwa.recipes import IIWAModel
 from segcore.backbones.swin import Swin
-from segcore.backbones.swin_names import OPENMMLAB
+from segcore.backbones.swin_names import INDEX_TABLE, OPENMMLAB
 from segcore.losses import SegmentationLoss, hard_pixels
 from segcore.recipe import Loss, Optim
 from segcore.segmentor import resize
@@ -29,7 +36,7 @@ from tests.parity.fill import image, labels
 _SEED_OF_WEIGHTS = 9
 _OUTPUT = 1e-5  # of the standard deviation, the case's own suggestion
 _GRADIENT = 1e-3
-ATTENTION = NameMap(leaf_renames(ATTENTION_LEAVES), ("relative_position_index",))
+ATTENTION = NameMap(leaf_renames(ATTENTION_LEAVES), companions=(INDEX_TABLE,))
 FUSION = NameMap(leaf_renames(FUSION_LEAVES))
 NECK = NameMap(
     ((r"^fuse(\d)\.0\.", r"fuse\1."), *leaf_renames(FUSION_LEAVES, r"fuse\d\.")),  # the case has no rounds
@@ -182,7 +189,8 @@ def _compare_neck(case: ParityCase) -> Iterator[Comparison]:
     config = case.data["config"]
     windows = [tuple(size) for size in config["patch_sizes"]]  # key and query of F1, F2, F3
     ratio = windows[1][0] // windows[0][0]
-    neck = CascadeNeck(config["in_channels"], (4, 4 * ratio, 4 * ratio, 4 * ratio), config["n_head"], windows[0])
+    options = IIWAModel(backbone="", fusion_heads=tuple(config["n_head"]), fusion_window=windows[0])
+    neck = CascadeNeck(config["in_channels"], (4, 4 * ratio, 4 * ratio, 4 * ratio), options)
     ours = [
         size for fuse in (neck.fuse1, neck.fuse2, neck.fuse3) for size in (fuse[0].key_window, fuse[0].query_window)
     ]

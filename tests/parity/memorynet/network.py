@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from memorynet.model import MemoryNet
 from memorynet.names import infer_model, name_map
-from memorynet.options import DILATIONS, MemoryNetModel
+from memorynet.recipes import DILATIONS, MemoryNetModel
 from segcore.segmentor import StepInfo, Target
 from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.fill import image, labels

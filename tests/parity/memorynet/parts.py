@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from memorynet.context import ObjectContext
-from memorynet.memory import MemorySettings
-from memorynet.ops import update_memory
+from memorynet.memory import update_memory
+from memorynet.recipes import MemorySettings
 from segcore.recipe import Schedule
 from segcore.training.optim import learning_rate
 from tests.parity.case_files import Comparison, ParityCase

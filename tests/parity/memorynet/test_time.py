@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segcore.evaluation.inference import bands, scaled, score_map
+from segcore.evaluation.inference import bands, interpolated, logit_map
 from segcore.recipe import Evaluate
 from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.fill import fill, image
@@ -48,8 +48,8 @@ def compare(case: ParityCase) -> Iterator[Comparison]:
     maps = []
     views: list[Tensor] = []
     for ratio in protocol.ratios:
-        view = scaled(pixels, ratio)
-        part = score_map(model, torch.cat([view, view.flip(-1)]) if protocol.flip else view, protocol)
+        view = interpolated(pixels, ratio)
+        part = logit_map(model, torch.cat([view, view.flip(-1)]) if protocol.flip else view, protocol)
         maps.append(part)
         plain, *mirrored = part.full().unsqueeze(1)
         views += [plain, *(_unmirrored(scores, protocol) for scores in mirrored)]

@@ -15,12 +15,10 @@ from segcore.weights.names import NameMap
 from tests.layers.deform_attn.cases import case_inputs
 from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.fill import image
-from unept.context import ContextBranch, DecoderLayer, EncoderLayer
-from unept.head import SpatialBranch, boundary_head
+from unept.context import ContextBranch, DecoderLayer, EncoderLayer, Pyramid, QuerySelfAttention, sine_positions
+from unept.model import NUM_DIRECTIONS, SpatialBranch, boundary_head
 from unept.names import HEAD_RENAMES
-from unept.ops import NUM_DIRECTIONS, Pyramid, QuerySelfAttention
-from unept.options import UNEPTModel
-from unept.positions import sine_positions
+from unept.recipes import UNEPTModel
 
 
 def tensor(given: dict[str, Any]) -> Tensor:

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcore.evaluation.inference import bands, score_map
+from segcore.evaluation.inference import bands, logit_map
 from segcore.recipe import Evaluate
 from segcore.segmentor import resize
 from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.unept.modules import couple_images, tensor
 from unept.model import UNEPT
 from unept.names import infer_model, name_map
-from unept.options import UNEPTModel
+from unept.recipes import UNEPTModel
 
 
 def build(case: ParityCase) -> UNEPT:
@@ -94,7 +94,7 @@ def sliding_windows(case: ParityCase) -> Iterator[Comparison]:
     total = torch.zeros(case.data["num_classes"], height, width)
     for number, view in enumerate(views):
         with torch.inference_mode():
-            part = score_map(model, tensor(view), protocol)
+            part = logit_map(model, tensor(view), protocol)
             probabilities = torch.cat([band for _, band in bands([part], (height, width), protocol)], dim=1)
             if number == 0:
                 logits = part.full()

@@ -15,11 +15,9 @@ from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.fill import labels
 from tests.parity.unept.modules import tensor
 from tests.parity.unept.networks import build, compare_params
-from tests.unept.networks import STEP
-from unept.head import Predictions
-from unept.losses import WEIGHTS, RefinementLoss, at_label_size, rarity_weights
+from tests.unept.networks import STEP, gather_pixels
+from unept.model import WEIGHTS, Predictions, RefinementLoss, at_label_size, rarity_weights
 from unept.names import name_map
-from unept.ops import gather_pixels
 
 IGNORE = 255
 _PUBLISHED_NAMES = {"ce": "ce", "boundary": "mask", "direction": "direction", "refined": "ce_refined"}

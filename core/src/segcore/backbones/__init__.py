@@ -8,21 +8,22 @@ from typing import Any, Literal, NamedTuple
 import timm
 import timm.models
 
-from segcore.backbones import convnext, efficientformer_v2, hrnet, plain, resnest, swin
+from segcore.backbones import convnext, efficientformer_v2, hrnet, resnest, simple_pyramid, swin
 from segcore.backbones.base import Backbone
 from segcore.backbones.convnext import ConvNeXt
 from segcore.backbones.efficientformer_v2 import EfficientFormerV2
 from segcore.backbones.hierarchical import HierarchicalBackbone
 from segcore.backbones.hrnet import HRNet
 from segcore.backbones.norms import set_norm_policy
-from segcore.backbones.plain import PlainBackbone
 from segcore.backbones.pretrained import check_timm_name
 from segcore.backbones.resnest import ResNeSt
+from segcore.backbones.simple_pyramid import SimplePyramid
 from segcore.backbones.swin import Swin
 from segcore.backbones.vit_levels import TransformerLevels
-from segcore.errors import InputError
+from segcore.errors import InputError, check
+from segcore.recipe import Model
 
-__all__ = ["Backbone", "check_name", "create_backbone"]
+__all__ = ["Backbone", "backbone_of", "check_name", "create_backbone"]
 
 
 class _Family(NamedTuple):
@@ -53,8 +54,8 @@ _FAMILIES = (
     _Family(HRNet, files=hrnet.MODULES),
     _Family(Swin, files=swin.MODULES),
     _Family(ConvNeXt, files=convnext.MODULES),
-    _Family(TransformerLevels, files=plain.MODULES, option="layers"),
-    _Family(PlainBackbone, files=plain.MODULES),
+    _Family(TransformerLevels, files=simple_pyramid.MODULES, option="layers"),
+    _Family(SimplePyramid, files=simple_pyramid.MODULES),
     _Family(ResNeSt, files=resnest.MODULES),
 )
 
@@ -114,6 +115,26 @@ def create_backbone(
             raise
         raise InputError(f"--model.backbone {name} has no drop path; add --model.drop-path 0") from error
     set_norm_policy(backbone, norm)
+    return backbone
+
+
+def backbone_of(options: Model, *, levels: int, paper: str, **changes: Any) -> Backbone:
+    """Build the backbone that a network's options ask for.
+
+    Args:
+        levels: how many feature maps the paper's head takes, the last ones.
+        paper: its name.
+        changes: further options of the backbone, as of `create_backbone`.
+
+    Raises:
+        InputError: as `create_backbone`, and where the backbone has fewer levels.
+    """
+    backbone = create_backbone(options.backbone, options.pretrained, options.weights, options.backbone_norm, **changes)
+    check(
+        len(backbone.channels) >= levels,
+        f"--model.backbone {options.backbone} has feature maps at strides {list(backbone.strides)}; "
+        f"{paper} needs {levels} levels, choose a backbone with more",
+    )
     return backbone
 
 

@@ -11,7 +11,7 @@ from segcore.layers.kept_by_size import KeptBySize
 
 
 class PositionBias(KeptBySize):
-    """Bias B (heads, queries, keys) on attention scores, learnt on the grid of a 512x512 image.
+    """Bias B (heads, queries, keys) on attention logits, learnt on the grid of a 512x512 image.
 
     The base matrix is M[i, j] = table[|y_i * stride - y_j|, |x_i * stride - x_j|] over raster-ordered queries i and
     keys j of the base grid. For another grid the matrix itself is resized, bicubic, as the published models do: a row

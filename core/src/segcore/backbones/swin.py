@@ -24,7 +24,7 @@ from segcore.errors import InputError
 
 MODULES = ("swin_transformer",)
 """timm's file of these models."""
-_SEPARATED = -100.0  # added to the scores of tokens that only the cyclic shift made neighbors
+_SEPARATED = -100.0  # added to the attention logits of tokens that only the cyclic shift made neighbors
 
 
 def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
@@ -102,7 +102,7 @@ class WindowAttention(nn.Module):
     def _attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
         """Attend in every window: (3, B, windows, M, N, D) -> (B, windows, M, N, D).
 
-        What is added to the scores is never repeated for the batch: batch and windows form one axis where all windows
+        What is added to the logits is never repeated for the batch: batch and windows form one axis where all windows
         share it, windows and heads where each has its own.
         """
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (M, N, N)

@@ -5,6 +5,9 @@ All maps take names with and without the `backbone.` that they have inside a seg
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from torch import Tensor
 
 from segcore.weights.names import Companion, NameMap, Transform
@@ -14,8 +17,15 @@ _BLOCK = rf"({_START}stages\.\d+\.blocks\.\d+\.)"
 _OUTPUT_NORMS = (rf"{_START}norms\.(\d)\.", r"\1norm\2.")
 _CLASSIFIER = (r"norm\..*", r"head\..*")
 _INDEX_TABLES = r"(backbone\.)?\w+\.\d+\.blocks\.\d+\..*(relative_position_index|attn_mask)"
-INDEX_TABLE = Companion("relative_position_bias_table$", "relative_position_index", lambda m: m.relative_position_index)
-"""Published beside every position table of window attention; ours compute it."""
+
+
+def _index_table(attention: Any) -> Tensor:
+    side = math.isqrt(attention.relative_position_index.numel())
+    return attention.relative_position_index.view(side, side)
+
+
+INDEX_TABLE = Companion("relative_position_bias_table$", "relative_position_index", _index_table)
+"""Published beside every position table of attention in windows; ours compute it."""
 
 MICROSOFT = NameMap(
     ((rf"{_START}stages\.", r"\1layers."), _OUTPUT_NORMS), (_INDEX_TABLES, *_CLASSIFIER), companions=(INDEX_TABLE,)

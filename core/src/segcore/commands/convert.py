@@ -29,7 +29,7 @@ class ConvertOptions:
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
     """Checkpoint to read."""
-    target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """File to write: .safetensors, or .pth for the reverse."""
     paper: str = ""
     """Paper that the checkpoint is of, e.g. cgrseg."""
@@ -41,9 +41,9 @@ class ConvertOptions:
     """Unpickle without restriction: RUNS CODE of the file; only for files you trust."""
 
     def __post_init__(self) -> None:
-        is_known = self.target.suffix in (".safetensors", ".pth")
-        check(is_known, f"{self.target}: expected OUT to end with .safetensors (ours) or .pth (published)")
-        is_named = bool(self.paper and self.recipe) or self.target.suffix == ".pth"
+        is_known = self.out.suffix in (".safetensors", ".pth")
+        check(is_known, f"{self.out}: expected OUT to end with .safetensors (ours) or .pth (published)")
+        is_named = bool(self.paper and self.recipe) or self.out.suffix == ".pth"
         check(is_named, "converting a published checkpoint needs --paper NAME and --recipe NAME")
 
 
@@ -54,11 +54,11 @@ def main(words: list[str]) -> int:
         InputError: for files that cannot be read, written or converted.
     """
     options = parse_options("segcore convert", _DESCRIPTION, ConvertOptions, words)
-    if options.target.suffix == ".safetensors":
+    if options.out.suffix == ".safetensors":
         to_ours(options)
     else:
-        to_published(options.source, options.target)
-    print(f"wrote {options.target}")
+        to_published(options.source, options.out)
+    print(f"wrote {options.out}")
     return 0
 
 
@@ -84,10 +84,10 @@ def to_ours(options: ConvertOptions) -> None:
         scores={},
         versions=run_versions(),
     )
-    save_weights(options.target, model.state_dict(), meta)
+    save_weights(options.out, model.state_dict(), meta)
 
 
-def to_published(source: Path, target: Path) -> None:
+def to_published(source: Path, out: Path) -> None:
     """Convert a weights file of ours into the published layout: `state_dict` and `meta` with classes and palette."""
     import torch  # only here, so --help is instant
 
@@ -96,7 +96,7 @@ def to_published(source: Path, target: Path) -> None:
     model, meta, _ = build_from_checkpoint(source)
     tensors = load_paper(meta.paper).name_map(model).export(model)
     described = {"CLASSES": tuple(meta.classes), "PALETTE": meta.palette, "iter": meta.iteration}
-    with atomic_write(target) as file:
+    with atomic_write(out) as file:
         torch.save({"meta": described, "state_dict": tensors}, file)
 
 

@@ -82,10 +82,10 @@ def export(model: nn.Module, size: tuple[int, int], path: Path, kind: Literal["p
             if kind == "pt2":
                 torch.export.save(program, file)  # pyright: ignore[reportArgumentType] - any binary file does
             else:
-                converted = torch.onnx.export(
+                program = torch.onnx.export(
                     program, dynamo=True, input_names=["image"], output_names=["logits"], verbose=False
                 )
-                assert converted is not None
-                file.write(converted.model_proto.SerializeToString())
+                assert program is not None
+                file.write(program.model_proto.SerializeToString())
     finally:
         model.train(was_training)

@@ -12,7 +12,7 @@ import tyro
 from segcore.commands.parsing import parse_recipe
 from segcore.commands.running import Command, command
 from segcore.errors import InputError
-from segcore.files import Target, check_opacity, check_targets, make_folder
+from segcore.files import Output, check_opacity, check_outputs, make_folder
 from segcore.paper import Paper
 from segcore.recipe import Recipe
 
@@ -101,13 +101,13 @@ def run(
     from rich.progress import track
 
     from segcore.images.label_files import save_label, save_overlay
-    from segcore.images.video import convert_video
+    from segcore.images.video import redraw_video
     from segcore.images.visualize import overlay
     from segcore.predictor import to_pixels
 
     check_opacity(opacity)
     jobs, videos = _sort_inputs(inputs, [out_dir, Path(show_dir or out_dir)])
-    check_targets(_targets(jobs, videos, out_dir, show_dir), [*(job.source for job in jobs), *videos])
+    check_outputs(_outputs(jobs, videos, out_dir, show_dir), [*(job.source for job in jobs), *videos])
     make_folder(out_dir, "--out")
     if show_dir:
         make_folder(Path(show_dir), "--show-dir")
@@ -122,7 +122,7 @@ def run(
     def show(frame: np.ndarray) -> np.ndarray:
         return overlay(frame, predictor(frame).label, predictor.classes.palette, opacity)
 
-    written += [convert_video(video, _video_path(video, out_dir), show) for video in videos]
+    written += [redraw_video(video, _video_path(video, out_dir), show) for video in videos]
     parts = [f"{len(jobs)} label maps and overlays"] if jobs else []
     parts += [f"{len(videos)} overlay videos"] if videos else []
     Console().print(f"wrote {' and '.join(parts)} to {out_dir}", soft_wrap=True, highlight=False)
@@ -174,10 +174,10 @@ def _video_path(video: Path, out_dir: Path) -> Path:
     return out_dir / f"{video.stem}_overlay.mp4"
 
 
-def _targets(jobs: Sequence[_Job], videos: Sequence[Path], out_dir: Path, show_dir: str) -> Iterator[Target]:
+def _outputs(jobs: Sequence[_Job], videos: Sequence[Path], out_dir: Path, show_dir: str) -> Iterator[Output]:
     """Yield every file that will be written."""
     for job in jobs:
-        yield Target(_label_path(job, out_dir), job.source, "--out")
-        yield Target(_overlay_path(job, out_dir, show_dir), job.source, "--show-dir" if show_dir else "--out")
+        yield Output(_label_path(job, out_dir), job.source, "--out")
+        yield Output(_overlay_path(job, out_dir, show_dir), job.source, "--show-dir" if show_dir else "--out")
     for video in videos:
-        yield Target(_video_path(video, out_dir), video, "--out")
+        yield Output(_video_path(video, out_dir), video, "--out")

@@ -10,7 +10,7 @@ import tyro
 
 from segcore.commands.datasets import DatasetOptions
 from segcore.commands.parsing import parse_options
-from segcore.commands.scores import check_scores, print_scores
+from segcore.commands.scores import check_metrics, print_scores
 from segcore.data import DATASETS, create_dataset
 from segcore.errors import InputError
 from segcore.evaluation import CITYSCAPES, METRICS
@@ -44,19 +44,19 @@ def main(words: list[str]) -> int:
         InputError: for impossible options, and files that are missing or cannot be used.
     """
     options = parse_options("segcore score", _DESCRIPTION, ScoreOptions, words)
-    check_scores(options.eval, options.dataset)
+    check_metrics(options.eval, options.dataset)
     from rich.console import Console  # with torch, only where something is scored
     from rich.progress import Progress
 
     from segcore.data.base import FileDataset
-    from segcore.evaluation.label_folder import score_folder
+    from segcore.evaluation.label_folder import count_predictions
 
     dataset = create_dataset(options.data(options.dataset), options.root, options.split, list_file=options.list)
     if not isinstance(dataset, FileDataset):
         raise InputError(f"{dataset.name} is generated, so no files can be matched with it; choose a data set of files")
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("scoring", total=len(dataset))
-        matrix = score_folder(
+        matrix = count_predictions(
             options.folder,
             dataset,
             encoding=options.encoding,

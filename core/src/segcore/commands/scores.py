@@ -1,4 +1,4 @@
-"""The scores that a command is asked for with --eval, and their printing."""
+"""The metrics that a command is asked for with --eval, and the printing of their values, the scores."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from segcore.evaluation.metrics import Scores
 
 
-def check_scores(names: Sequence[str], dataset: str) -> None:
-    """Refuse scores that are unknown, or that a data set does not have.
+def check_metrics(names: Sequence[str], dataset: str) -> None:
+    """Refuse metrics that are unknown, or that a data set does not have.
 
     Raises:
         InputError: naming --eval.

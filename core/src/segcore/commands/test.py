@@ -14,10 +14,10 @@ import tyro
 
 from segcore.commands.parsing import parse_recipe
 from segcore.commands.running import Command, command
-from segcore.commands.scores import check_scores, print_scores
+from segcore.commands.scores import check_metrics, print_scores
 from segcore.data import create_dataset
 from segcore.errors import InputError
-from segcore.files import Target, atomic_write, check_opacity, check_targets, make_folder
+from segcore.files import Output, atomic_write, check_opacity, check_outputs, make_folder
 from segcore.paper import Paper
 from segcore.recipe import Recipe
 
@@ -66,7 +66,7 @@ def test_command(paper: Paper) -> Command:
 
 
 def _check(options: TestOptions, dataset: str) -> None:
-    check_scores(options.eval, dataset)
+    check_metrics(options.eval, dataset)
     if options.format_only and not options.out:
         raise InputError("--format-only needs --out DIR for the files to submit")
     check_opacity(options.opacity)
@@ -87,7 +87,7 @@ def _check_outputs(options: TestOptions, recipe: Recipe, dataset: SegmentationDa
 
     if isinstance(dataset, FileDataset):  # the others have no files that could be replaced
         files = [path for index in range(len(dataset)) for path in dataset.files(index) if path is not None]
-        check_targets(_targets(options, dataset), files)
+        check_outputs(_outputs(options, dataset), files)
     folders = {"--out": options.out, "--show-dir": options.show_dir}
     if not options.format_only:
         folders["--work-dir"] = recipe.run.work_dir or "."
@@ -96,13 +96,13 @@ def _check_outputs(options: TestOptions, recipe: Recipe, dataset: SegmentationDa
             make_folder(Path(folder), option)
 
 
-def _targets(options: TestOptions, dataset: FileDataset) -> Iterator[Target]:
+def _outputs(options: TestOptions, dataset: FileDataset) -> Iterator[Output]:
     """Yield every picture that will be written."""
     for item in dataset.items:
         if options.out:
-            yield Target(_label_path(options, item.name), item.image, "--out")
+            yield Output(_label_path(options, item.name), item.image, "--out")
         if options.show_dir:
-            yield Target(_overlay_path(options, item.name), item.image, "--show-dir")
+            yield Output(_overlay_path(options, item.name), item.image, "--show-dir")
 
 
 def _writer(options: TestOptions, dataset: SegmentationDataset) -> Callable[[int, Sample, Tensor], None] | None:
@@ -119,8 +119,8 @@ def _writer(options: TestOptions, dataset: SegmentationDataset) -> Callable[[int
         elif options.out:
             save_label(_label_path(options, sample.name), label, dataset.classes.palette)
         if options.show_dir:
-            target = _overlay_path(options, sample.name)
-            save_overlay(target, sample.image, label, dataset.classes.palette, options.opacity)
+            path = _overlay_path(options, sample.name)
+            save_overlay(path, sample.image, label, dataset.classes.palette, options.opacity)
 
     return write
 

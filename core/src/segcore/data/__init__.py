@@ -58,12 +58,12 @@ DATASETS = {
 """Every data set by its name. A new one is a file in this folder and a line here: docs/add_a_dataset.md."""
 
 
-def published_datasets() -> list[str]:
+def fixed_datasets() -> list[str]:
     """Return the names of the data sets whose classes are fixed."""
     return sorted(name for name, entry in DATASETS.items() if entry.kind)
 
 
-def published_kind(name: str) -> type[FileDataset]:
+def dataset_class(name: str) -> type[FileDataset]:
     """Return the class of a published data set by its name; its `classes` need no files."""
     return resolve_name(DATASETS[name].kind)
 
@@ -83,10 +83,10 @@ def dataset_classes(data: Data, name: str = "") -> ClassTable:
         from segcore.data.toy.dataset import ToyScenes
 
         return ToyScenes.classes
-    if name not in published_datasets():
-        known = ", ".join(("toy", *published_datasets()))
+    if name not in fixed_datasets():
+        known = ", ".join(("toy", *fixed_datasets()))
         raise InputError(f"the data set {name!r} has no fixed classes (those of {known} are fixed); give --classes")
-    return published_kind(name).classes
+    return dataset_class(name).classes
 
 
 def create_dataset(
@@ -121,4 +121,4 @@ def create_dataset(
         return FolderDataset(
             root, split, classes=data.classes, ignore=data.ignore, list_file=list_file, check_files=check_files
         )
-    return published_kind(name)(root, split, list_file=list_file, check_files=check_files)
+    return dataset_class(name)(root, split, list_file=list_file, check_files=check_files)

@@ -12,7 +12,7 @@ from segcore.data.labels import IGNORE, OUTSIDE, coco_stuff_10k_171, coco_stuff_
 from segcore.data.matlab import read_matlab_label
 from segcore.data.read import DataFileError, read_label
 
-CONVERTED = "_labelTrainIds.png"
+PREPARED = "_labelTrainIds.png"
 MATLAB_FIELD = "S"
 
 
@@ -44,14 +44,14 @@ class CocoStuff10k(FileDataset):
         part = "train" if split == "train" else "test"
         images = self.root / "images" / f"{part}2014"
         if images.is_dir():
-            return list_pairs(images, self.root / "annotations" / f"{part}2014", label_suffix=CONVERTED)
+            return list_pairs(images, self.root / "annotations" / f"{part}2014", label_suffix=PREPARED)
         expected = f"images/{part}2014, or images, annotations and imageLists"
         images = first_folder([self.root / "images"], self.root, self.title, expected)
         items = list_pairs(images, self.root / "annotations", label_suffix=".mat")
         return select_items(items, self.root / "imageLists" / f"{part}.txt")
 
     def decode_file(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Map raw ids of `.mat` files and values of converted ones, 0 = unlabeled in both."""
+        """Map raw ids of `.mat` files and values of prepared ones, 0 = unlabeled in both."""
         if path.suffix == ".mat":
             raw = read_10k_matlab(path)
             return raw, coco_stuff_10k_171(raw)
@@ -61,7 +61,7 @@ class CocoStuff10k(FileDataset):
 
 @cache
 def _to_182() -> np.ndarray:
-    """Return converted value -> raw id - 1, the inverse of the conversion that drops the ids never used."""
+    """Return prepared value -> raw id - 1, the inverse of the table that drops the ids never used."""
     table = np.full(256, OUTSIDE, np.uint8)
     for raw, value in load_metadata("coco_stuff_171")["raw_value_to_file_value_10k"].items():
         table[value] = int(raw) - 1 if value else IGNORE
@@ -77,7 +77,7 @@ class CocoStuff10kAll(CocoStuff10k):
     classes = load_classes("coco_stuff_10k_182")
 
     def decode_file(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Shift the raw ids by one; converted files are turned back to raw ids."""
+        """Shift the raw ids by one; prepared files are turned back to raw ids."""
         if path.suffix == ".mat":
             raw = read_10k_matlab(path)
             return raw, reduce_zero_label(raw)
@@ -89,7 +89,7 @@ class CocoStuff164k(FileDataset):
     """COCO-Stuff 164k in the 171 classes that occur: 118287 training and 5000 validation images.
 
     `images/{train2017,val2017}` with `annotations/{train2017,val2017}/*_labelTrainIds.png`, or the raw `*.png` of the
-    release beside them where the converted ones are not complete.
+    release beside them where the prepared ones are not complete.
     """
 
     name = "coco_stuff_164k"
@@ -102,7 +102,7 @@ class CocoStuff164k(FileDataset):
         images = first_folder([self.root / expected], self.root, self.title, expected)
         labels = self.root / "annotations" / f"{split}2017"
         found = set(find_files(labels, [".png"]))
-        items = list_pairs(images, labels, label_suffix=CONVERTED)
+        items = list_pairs(images, labels, label_suffix=PREPARED)
         raw = list_pairs(images, labels)
         for is_enough in (all, any):
             for candidates in (items, raw):
@@ -111,6 +111,6 @@ class CocoStuff164k(FileDataset):
         return items
 
     def decode_file(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Map raw values 0..181; converted files hold 0..170 and 255 already: nothing is reduced."""
+        """Map raw values 0..181; prepared files hold 0..170 and 255 already: nothing is reduced."""
         raw = read_label(path)
-        return raw, raw if path.name.endswith(CONVERTED) else coco_stuff_164k(raw)
+        return raw, raw if path.name.endswith(PREPARED) else coco_stuff_164k(raw)

@@ -65,7 +65,7 @@ def pascal_context_59(category_ids: np.ndarray) -> np.ndarray:
 
 
 def coco_stuff_10k_file_values(raw: np.ndarray) -> np.ndarray:
-    """Return the values 0..171 of converted files from the raw ids 0..182 (field S); 0 = unlabeled in both."""
+    """Return the values 0..171 of prepared files from the raw ids 0..182 (field S); 0 = unlabeled in both."""
     return _table("coco_stuff_171", "raw_value_to_file_value_10k", 256, OUTSIDE)[raw]
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of a network on a data set: one plain loop, in constant memory, exact on any number of processes."""
+"""Evaluation of a network on a data set: one loop, in constant memory, exact on any number of processes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Inference on whole images, in windows, over scales and mirrored, docs/protocol 3.
 
 Shapes: B images (2 where the mirrored image runs along), K classes. Images of the network are normalized RGB float32
-(B, 3, H, W).
+(B, 3, H, W). Values of the classes are logits, or probabilities where a protocol averages those.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcore.evaluation.logit_map import RowTable, ScoreMap
-from segcore.images.transforms import MEAN, STD, multiple_size, rescaled_size, resize_image
-from segcore.images.transforms import scaled as scaled_bounds
+from segcore.evaluation.logit_map import LogitMap, RowTable
+from segcore.images.transforms import MEAN, STD, multiple_size, resize_bounds, resize_image, resized_size
 from segcore.recipe import Evaluate
 
 BAND_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
-"""Scores enlarged at a time: what stays in the cache of each CPU core, or what keeps a GPU busy."""
+"""Values enlarged at a time: what stays in the cache of each CPU core, or what keeps a GPU busy."""
 
 
 CPU_PIXELS = 512 * 512
@@ -55,8 +54,10 @@ def views(image: np.ndarray, protocol: Evaluate) -> list[View]:
 
 
 def _resized(image: np.ndarray, protocol: Evaluate, ratio: float) -> Tensor:
-    bounds = scaled_bounds(protocol.scale, ratio)
-    size = rescaled_size(image.shape[0], image.shape[1], bounds, keep_ratio=protocol.keep_ratio, family=protocol.family)
+    bounds = resize_bounds(protocol.scale, ratio)
+    size = resized_size(
+        (image.shape[0], image.shape[1]), bounds, keep_ratio=protocol.keep_ratio, family=protocol.family
+    )
     pixels = resize_image(image, size)
     if protocol.resize_divisor:
         pixels = resize_image(pixels, multiple_size(size, protocol.resize_divisor))
@@ -67,14 +68,14 @@ def network_input(view: View, protocol: Evaluate, device: torch.device) -> tuple
     """Return what the network sees of a view, and the size of it that is not padding.
 
     Shapes:
-        (B, 3, H, W) float32; B is 2 with `protocol.flip` (plain, mirrored), else 1. Padding is 0 = mean color, added
+        (B, 3, H, W) float32; B is 2 with `protocol.flip` (as it is, mirrored), else 1. Padding is 0 = mean color, added
         at right and bottom after mirroring.
     """
     pixels = view.pixels.to(device, non_blocking=True).permute(2, 0, 1).flip(0).float()  # (3, h, w) RGB
     mean = torch.tensor(MEAN, dtype=torch.float32, device=device).reshape(3, 1, 1)
-    scale = (1 / torch.tensor(STD, dtype=torch.float64)).float().to(device).reshape(3, 1, 1)
-    image = ((pixels - mean) * scale).unsqueeze(0)
-    image = scaled(image, view.factor)
+    inverse_std = (1 / torch.tensor(STD, dtype=torch.float64)).float().to(device).reshape(3, 1, 1)
+    image = ((pixels - mean) * inverse_std).unsqueeze(0)
+    image = interpolated(image, view.factor)
     if protocol.flip:
         image = torch.cat([image, image.flip(-1)])
     height, width = image.shape[-2:]
@@ -83,7 +84,7 @@ def network_input(view: View, protocol: Evaluate, device: torch.device) -> tuple
     return image, (height, width)
 
 
-def scaled(image: Tensor, factor: float) -> Tensor:
+def interpolated(image: Tensor, factor: float) -> Tensor:
     """Interpolate an image (B, 3, H, W) as family S does: by a factor, with the sampling grid (i + 0.5) / factor."""
     if factor == 1:
         return image
@@ -103,8 +104,8 @@ def _starts(length: int, crop: int, stride: int) -> tuple[int, ...]:
     return tuple(max(min(i * stride + crop, length) - crop, 0) for i in range(count))
 
 
-def score_map(model: nn.Module, image: Tensor, protocol: Evaluate, valid: tuple[int, int] | None = None) -> ScoreMap:
-    """Run the network on an image, whole or in windows, and keep its scores at the head's resolution.
+def logit_map(model: nn.Module, image: Tensor, protocol: Evaluate, valid: tuple[int, int] | None = None) -> LogitMap:
+    """Run the network on an image, whole or in windows, and keep its logits at the head's resolution.
 
     A network that pads its input to sizes its backbone can take (`legal_size`) gets it padded here, so that its logits
     come back at the head's resolution too.
@@ -120,14 +121,14 @@ def score_map(model: nn.Module, image: Tensor, protocol: Evaluate, valid: tuple[
     padded = crop if protocol.pad_window else window
     padded = legal_size(*padded) if legal_size else padded
     crops = [image[..., y : y + window[0], x : x + window[1]] for y, x in product(tops, lefts)]
-    scores = _forward(model, crops, padded, protocol)
+    values = _forward(model, crops, padded, protocol)
     size, is_softmax = (height, width), protocol.family == "S" and protocol.probabilities
     if protocol.family == "S" and protocol.mode == "whole" and padded == (valid or size):
         # Family S interpolates once, from the head to the original image: the map is the head's output itself.
-        scores = [scores[0].softmax(dim=1) if is_softmax else scores[0]]
-        window = padded = size = (scores[0].shape[-2], scores[0].shape[-1])
+        values = [values[0].softmax(dim=1) if is_softmax else values[0]]
+        window = padded = size = (values[0].shape[-2], values[0].shape[-1])
         valid, is_softmax = None, False
-    return ScoreMap(scores, tops, lefts, window, padded, size, valid or size, is_softmax)
+    return LogitMap(values, tops, lefts, window, padded, size, valid or size, is_softmax)
 
 
 def _forward(model: nn.Module, crops: list[Tensor], padded: tuple[int, int], protocol: Evaluate) -> list[Tensor]:
@@ -154,7 +155,7 @@ def whole(model: nn.Module, image: Tensor) -> Tensor:
     Shapes:
         (B, 3, H, W) -> logits (B, K, H, W), resized bilinearly from the head
     """
-    return score_map(model, image, Evaluate(mode="whole")).full()
+    return logit_map(model, image, Evaluate(mode="whole")).full()
 
 
 def slide(
@@ -177,24 +178,24 @@ def slide(
         (B, 3, H, W) -> logits (B, K, H, W)
     """
     protocol = Evaluate(mode="slide", crop=crop, stride=stride, pad_window=pad_window, window_batch=batch * len(image))
-    return score_map(model, image, protocol).full()
+    return logit_map(model, image, protocol).full()
 
 
-def unmirrored(scores: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """Mirror the scores (K, n, W) of a mirrored image back, left and right classes exchanged."""
-    order = list(range(len(scores)))
+def unmirrored(values: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Mirror the values (K, n, W) of a mirrored image back, left and right classes exchanged."""
+    order = list(range(len(values)))
     for one, other in pairs:
         order[one], order[other] = other, one
-    return (scores[order] if pairs else scores).flip(-1)
+    return (values[order] if pairs else values).flip(-1)
 
 
 def bands(
-    maps: Sequence[ScoreMap], size: tuple[int, int], protocol: Evaluate, *, is_ranking: bool = False
+    maps: Sequence[LogitMap], size: tuple[int, int], protocol: Evaluate, *, is_ranking: bool = False
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield the maps at the size of the original image, summed over maps and mirrored images, a band at a time.
 
-    Family M sums probabilities, family S whatever the maps hold. One plain map needs no softmax where only the order of
-    the classes matters (`is_ranking`).
+    Family M sums probabilities, family S whatever the maps hold. One map that is not mirrored needs no softmax where
+    only the order of the classes matters (`is_ranking`).
 
     Shapes:
         rows, (K, n, W)
@@ -202,7 +203,7 @@ def bands(
     tables = {height: RowTable.create(height, size[0]) for height in {part.valid[0] for part in maps}}
     is_alone = len(maps) == 1 and not protocol.flip
     needs_softmax = protocol.family == "M" and not (is_ranking and is_alone)
-    first = maps[0].scores[0]
+    first = maps[0].values[0]
     widest = max(size[1], *(part.size[1] for part in maps))
     is_cpu = first.device.type == "cpu"
     budget = BAND_BYTES["cpu"] * torch.get_num_threads() if is_cpu else BAND_BYTES["cuda"]
@@ -211,16 +212,16 @@ def bands(
         stop = min(start + height, size[0])
         total: Tensor | None = None
         for part in maps:
-            scores = part.resized(tables[part.valid[0]], size[1], start, stop)
-            scores = scores.softmax(dim=1) if needs_softmax else scores
-            band = scores[0] if len(scores) == 1 else scores[0] + unmirrored(scores[1], protocol.flip_pairs)
+            values = part.resized(tables[part.valid[0]], size[1], start, stop)
+            values = values.softmax(dim=1) if needs_softmax else values
+            band = values[0] if len(values) == 1 else values[0] + unmirrored(values[1], protocol.flip_pairs)
             total = band if total is None else total.add_(band)
         assert total is not None
         yield slice(start, stop), total
 
 
 class _Sum:
-    """Sum of the scores of all views of an image.
+    """Sum of the values of all views of an image.
 
     Maps stay at the head's resolution; only when they together outgrow one map of the original size are they added to
     a running sum. So memory does not grow with the number of views.
@@ -228,19 +229,19 @@ class _Sum:
 
     def __init__(self, size: tuple[int, int], protocol: Evaluate) -> None:
         self.size, self.protocol = size, protocol
-        self.maps: list[ScoreMap] = []
+        self.maps: list[LogitMap] = []
         self.total: Tensor | None = None
 
-    def add(self, part: ScoreMap) -> None:
+    def add(self, part: LogitMap) -> None:
         self.maps.append(part)
-        num_classes = part.scores[0].shape[1]
+        num_classes = part.values[0].shape[1]
         if sum(part.num_values for part in self.maps) > num_classes * self.size[0] * self.size[1]:
             self.fold()
 
     def fold(self) -> Tensor:
         """Return the running sum (K, H, W) with every map in it."""
         if self.total is None:
-            first = self.maps[0].scores[0]
+            first = self.maps[0].values[0]
             self.total = first.new_zeros((first.shape[1], *self.size))
         if self.maps:
             for rows, band in bands(self.maps, self.size, self.protocol):
@@ -249,10 +250,10 @@ class _Sum:
         return self.total
 
     def labels(self) -> Tensor:
-        """Return the class of highest score, (H, W)."""
+        """Return the class of highest value, (H, W)."""
         if self.total is not None:
             return _argmax(self.fold())
-        first = self.maps[0].scores[0]
+        first = self.maps[0].values[0]
         label = torch.empty(self.size, dtype=_label_type(first.shape[1]), device=first.device)
         for rows, band in bands(self.maps, self.size, self.protocol, is_ranking=True):
             label[rows] = _argmax(band)
@@ -263,8 +264,8 @@ def _label_type(num_classes: int) -> torch.dtype:
     return torch.uint8 if num_classes <= 255 else torch.int16
 
 
-def _argmax(scores: Tensor) -> Tensor:
-    return scores.argmax(dim=0).to(_label_type(len(scores)))
+def _argmax(values: Tensor) -> Tensor:
+    return values.argmax(dim=0).to(_label_type(len(values)))
 
 
 def _run(model: nn.Module, parts: Sequence[View], protocol: Evaluate, size: tuple[int, int]) -> _Sum:
@@ -272,15 +273,15 @@ def _run(model: nn.Module, parts: Sequence[View], protocol: Evaluate, size: tupl
     result = _Sum(size, protocol)
     for view in parts:
         image, valid = network_input(view, protocol, device)
-        result.add(score_map(model, image, protocol, valid))
+        result.add(logit_map(model, image, protocol, valid))
     return result
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, parts: Sequence[View], protocol: Evaluate, size: tuple[int, int]) -> Tensor:
-    """Return the scores of an image, averaged over its views (docs/protocol 3.1 and 3.3).
+def mean_over_views(model: nn.Module, parts: Sequence[View], protocol: Evaluate, size: tuple[int, int]) -> Tensor:
+    """Return the probabilities of an image, averaged over its views (docs/protocol 3.1 and 3.3).
 
-    Probabilities; for family S without `protocol.probabilities`, logits.
+    For family S without `protocol.probabilities`, logits.
 
     Args:
         parts: what `views` gave.
@@ -289,13 +290,13 @@ def predict(model: nn.Module, parts: Sequence[View], protocol: Evaluate, size: t
     Shapes:
         (K, H, W) float32, on the model's device
     """
-    scores = _run(model, parts, protocol, size).fold()
-    return scores.div_(len(parts) * (1 + protocol.flip))
+    total = _run(model, parts, protocol, size).fold()
+    return total.div_(len(parts) * (1 + protocol.flip))
 
 
 @torch.inference_mode()
 def predict_labels(model: nn.Module, parts: Sequence[View], protocol: Evaluate, size: tuple[int, int]) -> Tensor:
-    """Return the class of highest score at every pixel, without ever holding the scores of all pixels.
+    """Return the class of highest value at every pixel, without ever holding the values of all pixels.
 
     Shapes:
         (H, W) uint8 (int16 above 255 classes), on the model's device

@@ -100,7 +100,7 @@ def read_prediction(path: Path, dataset: FileDataset, size: tuple[int, int], enc
     return values
 
 
-def score_folder(
+def count_predictions(
     folder: Path,
     dataset: FileDataset,
     *,

@@ -1,4 +1,4 @@
-"""Class scores that stay at the head's resolution and are enlarged a few rows at a time.
+"""Logits that stay at the head's resolution and are enlarged a few rows at a time.
 
 A head at stride 8 gives 1/64 of the values that the published inference enlarges, averages and normalizes at full size,
 several times per view. Every value here is computed as docs/protocol 3 says, but only for the rows at hand: a
@@ -62,14 +62,15 @@ def resize_columns(rows: Tensor, width: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ScoreMap:
-    """Scores of one network input, from one window that is all of it or from a grid of overlapping windows.
+class LogitMap:
+    """Logits of one network input, from one window that is all of it or from a grid of overlapping windows.
 
-    Each window's scores are resized to `padded`, cut to `window` (top left), added where the window lies, and divided
+    Each window's values are resized to `padded`, cut to `window` (top left), added where the window lies, and divided
     by the number of windows over the pixel; the map is then cut to `valid`.
 
     Attributes:
-        scores: per window, row by row of the grid: (B, K, h', w') at the head's resolution.
+        values: per window, row by row of the grid: (B, K, h', w') at the head's resolution; logits, or what a protocol
+            averages in their place, probabilities.
         tops, lefts: rows and columns where the windows of the grid start.
         window: height and width of every window.
         padded: size the windows had in the network; at least `window`.
@@ -78,7 +79,7 @@ class ScoreMap:
         is_softmax: enlarged windows become probabilities before they are averaged.
     """
 
-    scores: Sequence[Tensor]
+    values: Sequence[Tensor]
     tops: tuple[int, ...]
     lefts: tuple[int, ...]
     window: tuple[int, int]
@@ -90,40 +91,40 @@ class ScoreMap:
     @property
     def num_values(self) -> int:
         """Number of values held."""
-        return sum(scores.numel() for scores in self.scores)
+        return sum(part.numel() for part in self.values)
 
     @property
     def is_single(self) -> bool:
         """Whether one window is the whole map."""
-        return len(self.scores) == 1
+        return len(self.values) == 1
 
     @cached_property
     def _window_rows(self) -> RowTable:
-        return RowTable.create(self.scores[0].shape[-2], self.padded[0])
+        return RowTable.create(self.values[0].shape[-2], self.padded[0])
 
-    def _window_part(self, scores: Tensor, start: int, stop: int) -> Tensor:
+    def _window_part(self, window: Tensor, start: int, stop: int) -> Tensor:
         """Return the rows [start, stop) of an enlarged window, (B, K, n, window width)."""
-        if scores.shape[-2] == self.padded[0]:
-            rows = scores[..., start:stop, :]
+        if window.shape[-2] == self.padded[0]:
+            rows = window[..., start:stop, :]
         else:
             first, last = self._window_rows.source(start, stop)
-            rows = self._window_rows.apply(scores[..., first:last, :], first, start, stop)
+            rows = self._window_rows.apply(window[..., first:last, :], first, start, stop)
         rows = resize_columns(rows, self.padded[1])[..., : self.window[1]]
         return rows.softmax(dim=1) if self.is_softmax else rows
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Return the rows [start, stop) of the map, (B, K, n, W); W is the valid width."""
         if self.is_single:
-            return self._window_part(self.scores[0], start, stop)[..., : self.valid[1]]
-        shape = (*self.scores[0].shape[:2], stop - start, self.size[1])
-        total = self.scores[0].new_zeros(shape)
+            return self._window_part(self.values[0], start, stop)[..., : self.valid[1]]
+        shape = (*self.values[0].shape[:2], stop - start, self.size[1])
+        total = self.values[0].new_zeros(shape)
         height, width = self.window
         for i, top in enumerate(self.tops):
             low, high = max(start, top), min(stop, top + height)
             if low >= high:
                 continue
             for j, left in enumerate(self.lefts):
-                part = self._window_part(self.scores[i * len(self.lefts) + j], low - top, high - top)
+                part = self._window_part(self.values[i * len(self.lefts) + j], low - top, high - top)
                 total[..., low - start : high - start, left : left + width] += part
         counts = _coverage(self.tops, height, start, stop)[:, None] * _coverage(self.lefts, width, 0, self.size[1])
         return total.div_(counts.to(total.device, non_blocking=True))[..., : self.valid[1]]
@@ -141,9 +142,9 @@ class ScoreMap:
         if len(table.lower) == self.valid[0]:
             return resize_columns(self.rows(start, stop), width)
         first, last = table.source(start, stop)
-        if self.is_single and not self.is_softmax and self.scores[0].shape[-2] != self.padded[0]:
+        if self.is_single and not self.is_softmax and self.values[0].shape[-2] != self.padded[0]:
             # Rows and columns commute while all is linear: both vertical steps run on the head's few columns.
-            rows = self._window_rows.apply(self.scores[0], 0, first, last)
+            rows = self._window_rows.apply(self.values[0], 0, first, last)
             rows = resize_columns(table.apply(rows, first, start, stop), self.padded[1])
             return resize_columns(rows[..., : self.valid[1]], width)
         return resize_columns(table.apply(self.rows(first, last), first, start, stop), width)

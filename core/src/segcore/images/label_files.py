@@ -63,7 +63,7 @@ def encode_submission(dataset_name: str, label: np.ndarray) -> np.ndarray:
 
 
 def submission_palette(dataset_name: str) -> np.ndarray | None:
-    """Return the colors (256, 3) uint8 RGB of a submission's values; None where the server wants plain gray files."""
+    """Return the colors (256, 3) uint8 RGB of a submission's values; None where the server wants gray files."""
     if dataset_name != "cityscapes":
         return None
     palette = np.zeros((256, 3), np.uint8)

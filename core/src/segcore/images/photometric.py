@@ -51,7 +51,7 @@ def draw_distortion(rng: np.random.Generator) -> Distortion:
     return Distortion(brightness, contrast, contrast_first, saturation, hue)
 
 
-def _scale_table(factor: float, offset: float) -> np.ndarray:
+def _linear_table(factor: float, offset: float) -> np.ndarray:
     """Return v * factor + offset for v = 0..255: float32 arithmetic, clip, truncate, as published."""
     levels = np.arange(256, dtype=np.float32)
     return np.clip(levels * np.float32(factor) + np.float32(offset), 0, 255).astype(np.uint8)
@@ -76,14 +76,14 @@ def distort(image: np.ndarray, draws: Distortion, *, family: Literal["M", "S"] =
         image: (H, W, 3) uint8 BGR.
         family: S converts with red and blue exchanged, so that hue shifts the other way.
     """
-    table = None if draws.brightness is None else _scale_table(1.0, draws.brightness)
-    contrast = None if draws.contrast is None else _scale_table(draws.contrast, 0.0)
+    table = None if draws.brightness is None else _linear_table(1.0, draws.brightness)
+    contrast = None if draws.contrast is None else _linear_table(draws.contrast, 0.0)
     if contrast is not None and draws.contrast_first:
         table = contrast if table is None else contrast[table]  # two look-ups in one: equal to one after the other
     if table is not None:
         image = cv2.LUT(image, table)
     if draws.saturation is not None:
-        image = _change_hsv(image, 1, _scale_table(draws.saturation, 0.0), family)
+        image = _change_hsv(image, 1, _linear_table(draws.saturation, 0.0), family)
     if draws.hue is not None:
         image = _change_hsv(image, 0, _hue_table(draws.hue), family)
     if contrast is not None and not draws.contrast_first:

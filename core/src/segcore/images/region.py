@@ -43,13 +43,13 @@ class _Span(NamedTuple):
     start: int
 
 
-def _span(source: int, target: int, start: int, length: int) -> _Span:
-    """Return what is needed of an axis that is resized from source to target pixels, then cut to start, length."""
-    is_mirrored = start > target - start - length
+def _span(source: int, resized: int, start: int, length: int) -> _Span:
+    """Return what is needed of an axis that is resized from source to resized pixels, then cut to start, length."""
+    is_mirrored = start > resized - start - length
     if is_mirrored:
-        start = target - start - length
+        start = resized - start - length
     # The last kept pixel is sampled between source pixels floor(p) and floor(p) + 1; one more absorbs rounding.
-    position = (start + length - 0.5) * source / target - 0.5
+    position = (start + length - 0.5) * source / resized - 0.5
     end = min(int(np.floor(position)) + 3, source)
     return _Span(slice(source - end, source) if is_mirrored else slice(0, end), is_mirrored, start)
 
@@ -91,14 +91,14 @@ def _mirror(image: np.ndarray, vertically: bool, horizontally: bool) -> np.ndarr
     return cv2.flip(image, -1 if vertically and horizontally else int(horizontally))
 
 
-def nearest_index(source: int, target: int) -> np.ndarray:
-    """Return the source index of every pixel of an axis resized by OpenCV's nearest rule, floor(i * source / target).
+def nearest_index(source: int, resized: int) -> np.ndarray:
+    """Return the source index of every pixel of an axis resized by OpenCV's nearest rule, floor(i * source / resized).
 
     Shapes:
-        -> (target,) int64
+        -> (resized,) int64
     """
-    step = 1 / (target / source)  # OpenCV divides twice; the same rounding gives the same index
-    return np.minimum(np.floor(np.arange(target) * step).astype(np.int64), source - 1)
+    step = 1 / (resized / source)  # OpenCV divides twice; the same rounding gives the same index
+    return np.minimum(np.floor(np.arange(resized) * step).astype(np.int64), source - 1)
 
 
 class LabelRegion:

@@ -31,7 +31,7 @@ class LabeledSample(NamedTuple):
     label_file: Path | None = None
 
 
-class LabelMaps(ABC):
+class TargetMaps(ABC):
     """The maps of one sample by name; the names are fields of `segmentor.Target`.
 
     What `mirrored` and `rotated` do by default leaves the values alone: right for classes and distances, not for
@@ -58,11 +58,11 @@ class LabelMaps(ABC):
         return values
 
 
-MapSource = Callable[[LabeledSample], LabelMaps]
+MapSource = Callable[[LabeledSample], TargetMaps]
 """Gives the maps of a sample; loader processes get a copy, so it must be picklable."""
 
 
-class WholeMaps(LabelMaps):
+class WholeMaps(TargetMaps):
     """Maps that are known as a whole.
 
     Shapes:

@@ -1,7 +1,6 @@
 """Training and test transforms on numpy images (docs/protocol 2).
 
-Images are (H, W, 3) uint8 BGR, labels (H, W) uint8 with 255 = ignore. Sizes are (height, width), scales as the recipe
-writes them.
+Images are (H, W, 3) uint8 BGR, labels (H, W) uint8 with 255 = ignore. Sizes are (height, width).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 from segcore.data.labels import IGNORE
 from segcore.images.photometric import distort, draw_distortion
 from segcore.images.region import Box, LabelRegion, resize_region
-from segcore.images.target_maps import LabelMaps, WholeMaps
+from segcore.images.target_maps import TargetMaps, WholeMaps
 from segcore.recipe import Augment
 
 Family = Literal["M", "S"]
@@ -30,26 +29,27 @@ CROP_RETRIES = 10
 MAX_ANGLE = 30
 
 
-def scaled(scale: tuple[int, int], ratio: float) -> tuple[int, int]:
-    """Return the scale times a ratio, each component truncated."""
-    return int(scale[0] * ratio), int(scale[1] * ratio)
+def resize_bounds(scale: tuple[int, int], ratio: float) -> Size:
+    """Return the bounds of a resize: the scale of a recipe, which is (width, height), times a ratio, truncated."""
+    return int(scale[1] * ratio), int(scale[0] * ratio)
 
 
-def rescaled_size(
-    height: int, width: int, scale: tuple[int, int], *, keep_ratio: bool = True, family: Family = "M"
-) -> Size:
+def resized_size(size: Size, bounds: Size, *, keep_ratio: bool = True, family: Family = "M") -> Size:
     """Return the size that an image is resized to.
 
     Args:
-        scale: keep_ratio: bounds of the two sides, in any order, of which the image reaches the nearer one. Otherwise
-            the new (width, height); family S exchanges them to match a portrait or landscape image.
+        size: of the image.
+        bounds: keep_ratio: bounds of the two sides, in any order, of which the image reaches the nearer one. Otherwise
+            the new size; family S exchanges its sides to match a portrait or landscape image.
     """
+    height, width = size
+    longest, shortest = max(bounds), min(bounds)
     if keep_ratio:
-        factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
+        factor = min(longest / max(size), shortest / min(size))
         return max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1)
     if family == "S":
-        scale = (min(scale), max(scale)) if height > width else (max(scale), min(scale))
-    return scale[1], scale[0]
+        return (longest, shortest) if height > width else (shortest, longest)
+    return bounds
 
 
 def multiple_size(size: Size, divisor: int) -> Size:
@@ -151,33 +151,33 @@ def choose_box(
     return box
 
 
-def pad_offset(size: Size, target: Size, family: Family) -> tuple[Size, Size]:
+def pad_offset(size: Size, padded: Size, family: Family) -> tuple[Size, Size]:
     """Return the padded size, and where in it the image begins (negative where it is cut instead).
 
-    M pads at right and bottom. S centers, and exchanges the target's sides if only one of image and target is portrait.
+    M pads at right and bottom. S centers, and exchanges the sides of `padded` if only it or the image is portrait.
     """
     if family == "M":
-        return target, (0, 0)
-    is_portrait, wants_portrait = size[0] > size[1], target[0] > target[1]
-    wants_landscape = target[0] < target[1]
+        return padded, (0, 0)
+    is_portrait, wants_portrait = size[0] > size[1], padded[0] > padded[1]
+    wants_landscape = padded[0] < padded[1]
     if (is_portrait and wants_landscape) or (size[0] < size[1] and wants_portrait):
-        target = (target[1], target[0])
-    return target, ((target[0] - size[0]) // 2, (target[1] - size[1]) // 2)
+        padded = (padded[1], padded[0])
+    return padded, ((padded[0] - size[0]) // 2, (padded[1] - size[1]) // 2)
 
 
-def _overlap(length: int, target: int, start: int) -> tuple[slice, slice]:
-    """Return the part of the target, and of the source, where a source of `length` placed at `start` lies inside."""
-    low, high = max(start, 0), min(start + length, target)
+def _overlap(length: int, padded: int, start: int) -> tuple[slice, slice]:
+    """Return the part of a padded axis, and of the source, where a source of `length` placed at `start` lies inside."""
+    low, high = max(start, 0), min(start + length, padded)
     return slice(low, high), slice(low - start, high - start)
 
 
-def pad_image(image: np.ndarray, target: Size, family: Family = "M") -> np.ndarray:
+def pad_image(image: np.ndarray, size: Size, family: Family = "M") -> np.ndarray:
     """Normalize and pad with 0, the mean color.
 
     Shapes:
         image (H, W, 3) uint8 BGR -> (3, h, w) float32, see `pad_offset`
     """
-    size, (top, left) = pad_offset((image.shape[0], image.shape[1]), target, family)
+    size, (top, left) = pad_offset((image.shape[0], image.shape[1]), size, family)
     if image.shape[:2] == size:
         return normalize(image)
     rows, source_rows = _overlap(image.shape[0], size[0], top)
@@ -187,9 +187,9 @@ def pad_image(image: np.ndarray, target: Size, family: Family = "M") -> np.ndarr
     return padded
 
 
-def pad_label(label: np.ndarray, target: Size, family: Family = "M") -> np.ndarray:
+def pad_label(label: np.ndarray, size: Size, family: Family = "M") -> np.ndarray:
     """Pad a label map (H, W), or any map that follows it, with 255; keeps its dtype."""
-    size, (top, left) = pad_offset((label.shape[0], label.shape[1]), target, family)
+    size, (top, left) = pad_offset((label.shape[0], label.shape[1]), size, family)
     if label.shape == size:
         return label
     rows, source_rows = _overlap(label.shape[0], size[0], top)
@@ -218,7 +218,7 @@ class TrainTransform:
         image: np.ndarray,
         label: np.ndarray,
         rng: np.random.Generator,
-        maps: LabelMaps | None = None,
+        maps: TargetMaps | None = None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Transform one sample.
 
@@ -250,13 +250,13 @@ class TrainTransform:
         return _to_tensor(pad_image(image, settings.crop, settings.family)), tensors.pop("").long(), tensors
 
     def _crop(
-        self, image: np.ndarray, label: np.ndarray, maps: LabelMaps, rng: np.random.Generator
+        self, image: np.ndarray, label: np.ndarray, maps: TargetMaps, rng: np.random.Generator
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Resize and crop the image, the label (called "" in what is returned) and every map."""
         settings = self.augment
         source = (image.shape[0], image.shape[1])
-        scale = scaled(settings.scale, float(rng.uniform(*settings.ratio)))
-        size = rescaled_size(*source, scale, keep_ratio=settings.keep_ratio, family=settings.family)
+        bounds = resize_bounds(settings.scale, float(rng.uniform(*settings.ratio)))
+        size = resized_size(source, bounds, keep_ratio=settings.keep_ratio, family=settings.family)
         boxes = random_boxes(size, settings.crop, rng)
         if settings.region_first:
             region = LabelRegion(source, size)

@@ -16,11 +16,11 @@ from segcore.files import writing
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
-def convert_video(source: Path, target: Path, convert: Callable[[np.ndarray], np.ndarray]) -> Path:
+def redraw_video(source: Path, path: Path, draw: Callable[[np.ndarray], np.ndarray]) -> Path:
     """Write a video (mp4) whose frames are made from those of another, one frame in memory at a time.
 
     Shapes:
-        convert: (H, W, 3) uint8 BGR -> (H, W, 3) uint8 BGR
+        draw: (H, W, 3) uint8 BGR -> (H, W, 3) uint8 BGR
 
     Raises:
         InputError: if the video cannot be decoded or written.
@@ -30,28 +30,28 @@ def convert_video(source: Path, target: Path, convert: Callable[[np.ndarray], np
         is_open, first = capture.read()
         if not is_open:
             raise InputError(f"{source} is not a video that OpenCV can decode; convert it to mp4 or give its frames")
-        writer = _open_video(target, capture.get(cv2.CAP_PROP_FPS) or 25.0, (first.shape[1], first.shape[0]))
+        writer = _open_video(path, capture.get(cv2.CAP_PROP_FPS) or 25.0, (first.shape[0], first.shape[1]))
         try:
             count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # of the container: absent (<= 0) or wrong in some
             total = count if count > 0 else None
             bar = track(_frames(capture, first), source.name, total, console=Console(stderr=True), transient=True)
             for frame in bar:
-                writer.write(convert(frame))
+                writer.write(draw(frame))
         finally:
             writer.release()
     finally:
         capture.release()
-    return target
+    return path
 
 
-def _open_video(target: Path, rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
-    """Open a video to write, size (width, height); OpenCV alone does not say why it cannot."""
-    with writing(target), open(target, "wb"):
+def _open_video(path: Path, rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
+    """Open a video to write; OpenCV alone does not say why it cannot."""
+    with writing(path), open(path, "wb"):
         pass
-    writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (size[1], size[0]))
     if not writer.isOpened():
-        target.unlink()
-        raise InputError(f"cannot write the video {target}: this OpenCV has no mp4 encoder; predict its frames")
+        path.unlink()
+        raise InputError(f"cannot write the video {path}: this OpenCV has no mp4 encoder; predict its frames")
     return writer
 
 

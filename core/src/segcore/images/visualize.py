@@ -1,4 +1,4 @@
-"""Pictures and tables of predictions: color overlay, error map, legend, table of scores."""
+"""Pictures of predictions: color overlay, error map, legend."""
 
 from __future__ import annotations
 

@@ -57,9 +57,9 @@ def has_onednn() -> bool:
 
 
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Tell whether a product of plain float32 matrices on a CPU is large enough; tensors of other classes are not."""
-    is_plain = type(x) is Tensor and type(weight) in (Tensor, nn.Parameter) and x.dim() > 1
-    if not (is_plain and x.dtype == weight.dtype == torch.float32):
+    """Tell whether a product of float32 matrices on a CPU is large enough; tensors of other classes are not."""
+    is_exact = type(x) is Tensor and type(weight) in (Tensor, nn.Parameter) and x.dim() > 1
+    if not (is_exact and x.dtype == weight.dtype == torch.float32):
         return False
     is_on_cpu = x.device.type == weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     is_large = x.numel() * weight.shape[0] >= _SMALLEST_PRODUCT

@@ -1,6 +1,6 @@
 """The papers' settings of each data set as parts of recipes: crop, scale and test (docs/protocol 2.1 and 3.4).
 
-A fragment holds the training transform and the plain test (whole image, family M) of one data set and crop:
+A fragment holds the training transform and the single-scale test (whole image, family M) of one data set and crop:
 
     ADE20K_512.slide(384)                     Data, Augment and Evaluate of IIWA's Swin-S and Swin-B
     LIP.family_s(aug_ratios=(1.0,), ...)      the same transforms by MemoryNet's rules

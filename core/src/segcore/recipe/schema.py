@@ -87,9 +87,10 @@ class Augment:
     family: Literal["M", "S"] = "M"
     """M: mmsegmentation's rules. S: MemoryNet's (crop fallback, centered padding, hue direction)."""
     scale: Annotated[tuple[int, int], AT_LEAST_1] = (2048, 512)
-    """The two bounds of the resized image before the random ratio, pixels, in any order (long and short side)."""
+    """The two bounds of the resized image before the random ratio, pixels, in any order (long and short side); with
+    keep_ratio off (width, height), as the field writes it, where all other sizes are (height, width)."""
     keep_ratio: bool = True
-    """Keep the aspect ratio; off resizes to exactly `scale` as (width, height)."""
+    """Keep the aspect ratio; off resizes to exactly `scale`."""
     ratio: Annotated[tuple[float, float], POSITIVE] = (0.5, 2.0)
     """Range of the random factor on `scale`."""
     crop: Annotated[tuple[int, int], AT_LEAST_1] = (512, 512)
@@ -183,9 +184,12 @@ class Schedule:
     family: Literal["M", "S"] = "M"
     """M: each group decays from its own base rate. S: one global rate times the group's factor."""
     warmup: Annotated[int, NOT_NEGATIVE] = 0
-    """Iterations of linear warmup."""
+    """Iterations of warmup; 0 has none."""
+    warmup_kind: Literal["linear", "constant", "exp"] = "linear"
+    """How the factor on the learning rate goes from `warmup_ratio` to 1: in a line (all published runs), in a jump
+    after the warmup, or by equal factors."""
     warmup_ratio: Annotated[float, SHARE] = 1e-6
-    """Factor on the learning rate at iteration 0 of the warmup."""
+    """Factor on the learning rate at iteration 0 of the warmup, 0-1."""
     step: Annotated[int, NOT_NEGATIVE] = 0
     """step: iterations between decays."""
     gamma: Annotated[float, POSITIVE] = 0.1
@@ -193,6 +197,10 @@ class Schedule:
 
     def __post_init__(self) -> None:
         check_ranges(self, "schedule")
+        check(
+            self.warmup_kind != "exp" or self.warmup_ratio > 0,
+            "--schedule.warmup-kind exp multiplies: it needs a --schedule.warmup-ratio above 0",
+        )
         check(self.kind != "step" or self.step >= 1, "--schedule.kind step needs --schedule.step")
 
 
@@ -211,9 +219,9 @@ class Evaluate:
     pad_window: bool = False
     """slide: zero-pad windows smaller than the crop (UN-EPT)."""
     scale: Annotated[tuple[int, int], AT_LEAST_1] = (2048, 512)
-    """The two bounds of the resized test image, pixels, in any order."""
+    """The two bounds of the resized test image, pixels, in any order; with keep_ratio off (width, height)."""
     keep_ratio: bool = True
-    """Keep the aspect ratio; off resizes to exactly `scale` as (width, height)."""
+    """Keep the aspect ratio; off resizes to exactly `scale`."""
     ratios: Annotated[tuple[float, ...], POSITIVE] = (1.0,)
     """Factors on `scale` whose predictions are averaged."""
     flip: bool = False

@@ -1,1 +1,1 @@
-"""A training run as one HTML page: curves, scores per class, gallery, recipe. `build.py` is the way in."""
+"""The page of a run: what is read (`run_report`), the gallery, what is shown (`run_page`); `build` is the way in."""

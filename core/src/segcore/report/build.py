@@ -6,12 +6,13 @@ from pathlib import Path
 
 from segcore.data import create_dataset
 from segcore.errors import InputError
-from segcore.paper import load_paper
+from segcore.pages.render import write_page
+from segcore.paper import installed_papers, load_paper
 from segcore.predictor import Predictor
 from segcore.recipe import Recipe
 from segcore.recipe.file import recipe_from_plain
 from segcore.report.gallery import make_pictures, write_gallery
-from segcore.report.page import write_report
+from segcore.report.run_page import run_page
 from segcore.report.run_report import GALLERY, collect, find_weights
 from segcore.weights.files import read_checkpoint
 
@@ -36,7 +37,7 @@ def report_run(
         dataset = create_dataset(recipe.data, root, recipe.data.test_split, list_file=recipe.data.test_list)
         predictor = Predictor.from_checkpoint(weights, device=device)
         write_gallery(folder / GALLERY, make_pictures(predictor, dataset, gallery))
-    return write_report(out, collect(folder))
+    return write_page(out, run_page(collect(folder, installed_papers())))
 
 
 def _recipe_of(weights: Path) -> Recipe:

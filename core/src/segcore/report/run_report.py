@@ -14,24 +14,18 @@ import cv2
 import numpy as np
 
 from segcore.errors import InputError
-from segcore.paper import installed_papers
+from segcore.pages.charts import Series
+from segcore.pages.page import Section
+from segcore.paper import Paper
 from segcore.recipe import Data, Published
 from segcore.recipe.file import FILE_NAME, read_recipe_file
 from segcore.recipe.plain import from_plain
-from segcore.weights.files import CheckpointMeta, LoadedCheckpoint, read_checkpoint
+from segcore.weights.files import CheckpointMeta, read_checkpoint
 
 GALLERY = "gallery"
 """Folder of a work directory with "NUMBER NAME.image.png", .label.png (where labeled) and .prediction.png."""
 WEIGHTS = ("best.safetensors", "last.safetensors")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # tensors of a file that are not parameters
-
-
-@dataclass(frozen=True)
-class Series:
-    """One curve: (iteration, value) points in the order of iterations; values that are not finite are left out."""
-
-    name: str
-    points: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -46,15 +40,6 @@ class Picture:
     image: np.ndarray
     label: np.ndarray | None
     prediction: np.ndarray
-
-
-@dataclass(frozen=True)
-class ReportSection:
-    """What a paper adds to the page: a heading, a sentence of plain text, and the bytes of a PNG file."""
-
-    title: str
-    text: str
-    picture: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +75,15 @@ class RunReport:
     gallery: tuple[Picture, ...]
     recipe: str
     """The resolved recipe as JSON text."""
-    sections: tuple[ReportSection, ...] = ()
+    sections: tuple[Section, ...] = ()
     """The paper's own."""
 
 
-def collect(work_dir: str | Path) -> RunReport:
+def collect(work_dir: str | Path, papers: Mapping[str, Paper]) -> RunReport:
     """Read a work directory: recipe.json, log.jsonl, the newest eval_*_scale_*.json, the best weights, gallery/.
+
+    Args:
+        papers: the installed ones; a run of another is shown without its title and its own sections.
 
     Raises:
         InputError: if it holds no run, or no finished one.
@@ -109,10 +97,11 @@ def collect(work_dir: str | Path) -> RunReport:
     if meta is None:
         raise InputError(f"{weights} does not say its recipe; a file written by <paper>-train is expected")
     single, multi = _newest_test(folder, "single"), _newest_test(folder, "multi")
+    paper = papers.get(document.paper)
     recipe = document.recipe
     data = from_plain(Data, recipe.get("data"), f"{folder / FILE_NAME}: data")
     return RunReport(
-        title=_title(document.paper),
+        title=paper.title if paper else document.paper,
         paper=document.paper,
         recipe_name=document.name,
         dataset=f"{data.dataset} ({data.test_split if single or multi else data.val_split})",
@@ -133,7 +122,7 @@ def collect(work_dir: str | Path) -> RunReport:
         rates=(Series("learning rate", _points(lines, "train", "lr")),),
         gallery=read_gallery(folder / GALLERY),
         recipe=json.dumps(recipe, indent=1),
-        sections=_sections(document.paper, loaded),
+        sections=paper.report(loaded) if paper and paper.report else (),
     )
 
 
@@ -147,16 +136,6 @@ def find_weights(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise InputError(f"{folder} has neither {' nor '.join(WEIGHTS)}; a report needs a run that has saved weights")
-
-
-def _title(paper: str) -> str:
-    papers = installed_papers()
-    return papers[paper].title if paper in papers else paper
-
-
-def _sections(name: str, loaded: LoadedCheckpoint) -> tuple[ReportSection, ...]:
-    paper = installed_papers().get(name)
-    return paper.report(loaded) if paper and paper.report else ()
 
 
 def _read_json(path: Path, hint: str) -> dict[str, Any]:

@@ -63,8 +63,8 @@ class JsonLines:
 
     def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
         """Append one line."""
-        plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        line = {"mode": mode, "iteration": iteration, **plain, "time": round(time.time(), 3)}
+        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = {"mode": mode, "iteration": iteration, **known, "time": round(time.time(), 3)}
         self._file.write(json.dumps(line) + "\n")
 
     def picture(self, name: str, picture: np.ndarray, iteration: int) -> None:

@@ -1,4 +1,4 @@
-"""Training as one plain loop: wait for data, step, log, evaluate, save, stop when asked to."""
+"""Training as one loop: wait for data, step, log, evaluate, save, stop when asked to."""
 
 from __future__ import annotations
 

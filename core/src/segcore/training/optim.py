@@ -78,9 +78,20 @@ def learning_rate(schedule: Schedule, total: int, base_lr: float, lr_mult: float
         rate *= schedule.gamma ** (iteration // schedule.step)
     else:
         rate = (rate - schedule.min_lr) * (1 - iteration / total) ** schedule.power + schedule.min_lr
-    if iteration < schedule.warmup:
-        rate *= 1 - (1 - iteration / schedule.warmup) * (1 - schedule.warmup_ratio)
+    rate *= _warmup_factor(schedule, iteration)
     return rate * lr_mult if is_global else rate
+
+
+def _warmup_factor(schedule: Schedule, iteration: int) -> float:
+    """Return what the warmup multiplies the decaying rate by; 1 after it."""
+    length, ratio = schedule.warmup, schedule.warmup_ratio
+    last = length if schedule.family == "S" else length - 1  # S counts one step more, which a jump shows
+    if length == 0 or iteration > last:
+        return 1.0
+    if schedule.warmup_kind == "constant":
+        return ratio
+    remaining = 1 - iteration / length
+    return ratio**remaining if schedule.warmup_kind == "exp" else 1 - remaining * (1 - ratio)
 
 
 def set_learning_rate(

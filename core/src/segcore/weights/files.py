@@ -96,9 +96,9 @@ def save_weights(
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
     for name, tensor in {**state_dict, **{_LEFT_OVER + name: t for name, t in left_over.items()}}.items():
-        plain = tensor.detach().cpu().contiguous()
-        storage = plain.untyped_storage().data_ptr()
-        tensors[name] = plain.clone() if storage in seen else plain
+        own = tensor.detach().cpu().contiguous()
+        storage = own.untyped_storage().data_ptr()
+        tensors[name] = own.clone() if storage in seen else own
         seen.add(storage)
     header = {"format": "pt", _HEADER: json.dumps(asdict(meta)), ENTRY: BLANK}
     parts = sealed(safetensors.torch.save(tensors, header))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from segcore.errors import InputError
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Published tensor name -> shape: what a checkpoint tells before it is loaded."""
 
 _LISTED = 10
 _COUNTER = "num_batches_tracked"  # kept by newer norms only, and read by none of ours
@@ -101,6 +104,10 @@ class NameMap:
     companions: tuple[Companion, ...] = ()
     ours_only: tuple[str, ...] = ()
     container: str = "state_dict"
+
+    def with_renames(self, *renames: tuple[str, str]) -> NameMap:
+        """Return the map with more renames after its own: that of a network around a backbone."""
+        return replace(self, renames=(*self.renames, *renames))
 
     def to_published(self, name: str) -> str:
         """Return the published name of one of our tensors."""
@@ -197,6 +204,17 @@ def _matches(patterns: Sequence[str], name: str) -> bool:
 def _equal(exported: Mapping[str, Tensor], name: str, value: Tensor) -> bool:
     ours = exported.get(name)
     return ours is not None and ours.dtype == value.dtype and torch.equal(ours.cpu(), value.cpu())
+
+
+def count_parts(shapes: Shapes, prefix: str) -> int:
+    """Return how many different parts follow a prefix of the names: blocks, layers, rows."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)})
+
+
+def no_head(head: str, shapes: Shapes) -> InputError:
+    """Return the error of a checkpoint without this head (its name, and its tensors that are missing)."""
+    first = ", ".join(list(shapes)[:3]) or "nothing"
+    return InputError(f"the checkpoint has no {head}; it starts with {first}")
 
 
 def _without_trailing_ones(shape: torch.Size) -> tuple[int, ...]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segcore.paper import given_by
-from unept.options import UNEPTModel
-from unept.recipes import RECIPES
+from unept.recipes import RECIPES, UNEPTModel
 
 if TYPE_CHECKING:
     from unept.model import UNEPT, unept_deit, unept_r50

@@ -11,9 +11,8 @@ from segcore.errors import InputError
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
 from segcore.weights.names import NameMap
-from unept.model import UNEPT
-from unept.ops import LEVELS
-from unept.options import STRIDE, UNEPT_R50, UNEPTModel
+from unept.model import UNEPT, is_resnet_c
+from unept.recipes import STRIDE, UNEPT_DEIT, UNEPT_R50, UNEPTModel
 
 _SPATIAL = tuple(
     rename
@@ -54,7 +53,7 @@ HEAD_RENAMES = (*_HEAD, *_LAYERS)
 def name_map(model: Segmentor) -> NameMap:
     """Return the published names of a network; those of another backbone than the published ones are timm's."""
     assert isinstance(model, UNEPT)
-    return NameMap((*HEAD_RENAMES, *(resnet_names.RENAMES if model.is_resnet_c else timm_names.RENAMES)))
+    return NameMap((*HEAD_RENAMES, *(resnet_names.RENAMES if is_resnet_c(model.options) else timm_names.RENAMES)))
 
 
 def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
@@ -70,26 +69,32 @@ def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
     """
     assert isinstance(options, UNEPTModel)
     layer = "context_branch.decoder.layers.0."
-    wanted = ("query_embed.weight", f"{layer}linear1.weight", f"{layer}cross_attn.attention_weights.weight")
+    wanted = (
+        "query_embed.weight",
+        "context_branch.level_embed",
+        f"{layer}linear1.weight",
+        f"{layer}cross_attn.attention_weights.weight",
+    )
     found = [shapes.get(name) for name in wanted]
-    queries, hidden, samples = found
-    if queries is None or hidden is None or samples is None:
+    queries, levels, hidden, samples = found
+    if queries is None or levels is None or hidden is None or samples is None:
         first = ", ".join(list(shapes)[:3]) or "nothing"
         raise InputError(f"the checkpoint has no UN-EPT head (query_embed and context_branch); it starts with {first}")
-    is_alike = samples[0] == options.heads * LEVELS * options.points
+    is_alike = samples[0] == options.heads * levels[0] * options.points
     heads = options.heads if is_alike else UNEPT_R50.heads
     backbone = options.backbone
     if "backbone.dist_token" in shapes:
-        backbone = "deit_base_distilled_patch16_384"
+        backbone = UNEPT_DEIT.backbone
     elif "backbone.stem.0.weight" in shapes:
-        backbone = "resnet101c" if "backbone.layer3.22.conv1.weight" in shapes else "resnet50c"
+        backbone = "resnet101c" if "backbone.layer3.22.conv1.weight" in shapes else UNEPT_R50.backbone
     return replace(
         options,
         backbone=backbone,
         window=STRIDE * math.isqrt(queries[0]),
+        levels=levels[0],
         width=queries[1],
         heads=heads,
-        points=samples[0] // (heads * LEVELS),
+        points=samples[0] // (heads * levels[0]),
         feedforward=hidden[0],
         encoder_layers=_count_layers(shapes, "encoder"),
         decoder_layers=_count_layers(shapes, "decoder"),

@@ -41,14 +41,14 @@ def prepare(root: Path, *, source: Path | None, processes: int, force: bool) -> 
         kind = folder.parent.name
         label_ids = set(folder.glob(f"*/*_{kind}_labelIds.png"))
         for polygons in sorted(folder.glob(f"*/*_{kind}_polygons.json")):
-            target = polygons.with_name(polygons.name.replace("_polygons.json", "_labelIds.png"))
+            label_id = polygons.with_name(polygons.name.replace("_polygons.json", "_labelIds.png"))
             # Label ids of the release are never drawn again; ours are, with --force, if they are gone.
-            if target not in label_ids:
-                drawn.append(Job(target, draw_label_ids, (polygons,)))
-                label_ids.add(target)
+            if label_id not in label_ids:
+                drawn.append(Job(label_id, draw_label_ids, (polygons,)))
+                label_ids.add(label_id)
         for path in sorted(label_ids):
-            target = path.with_name(path.name.replace("_labelIds.png", "_labelTrainIds.png"))
-            mapped.append(Job(target, map_label_ids, (path,)))
+            train_id = path.with_name(path.name.replace("_labelIds.png", "_labelTrainIds.png"))
+            mapped.append(Job(train_id, map_label_ids, (path,)))
     if not mapped:
         expected = "gtFine/train/CITY/*_gtFine_labelIds.png or *_gtFine_polygons.json (or the same in gtCoarse)"
         raise InputError(f"Cityscapes: expected {expected} in {root}, found none; --root must hold gtFine or gtCoarse")

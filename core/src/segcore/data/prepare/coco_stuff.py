@@ -35,8 +35,8 @@ def prepare_10k(root: Path, *, source: Path | None, processes: int, force: bool)
     jobs: list[Job] = []
     for part, names in stems.items():
         for name in names:
-            target = root / "annotations" / part / f"{name}{_SUFFIX}"
-            jobs.append(Job(target, convert_10k, (root / "annotations" / f"{name}.mat",)))
+            path = root / "annotations" / part / f"{name}{_SUFFIX}"
+            jobs.append(Job(path, relabel_10k, (root / "annotations" / f"{name}.mat",)))
     counts = run_jobs(jobs, "COCO-Stuff 10k", processes=processes, force=force)
     for part, names in stems.items():
         _place_images(root / "images", part, names)
@@ -56,8 +56,8 @@ def _place_images(images: Path, part: str, stems: list[str]) -> None:
 
     The folder gets its name last: until it is complete, the data set is read as released.
     """
-    target, partial = images / part, images / f".{part}.partial"
-    if target.is_dir():
+    folder, partial = images / part, images / f".{part}.partial"
+    if folder.is_dir():
         return
     try:
         partial.mkdir(exist_ok=True)
@@ -72,12 +72,12 @@ def _place_images(images: Path, part: str, stems: list[str]) -> None:
             except OSError:
                 shutil.copy2(source, partial / ".copy")
                 (partial / ".copy").rename(link)
-        partial.rename(target)
+        partial.rename(folder)
     except OSError as error:
-        raise InputError(f"cannot lay the images in {target}: {error.strerror or error}") from error
+        raise InputError(f"cannot lay the images in {folder}: {error.strerror or error}") from error
 
 
-def convert_10k(path: Path) -> np.ndarray:
+def relabel_10k(path: Path) -> np.ndarray:
     """Return the values 0..171 (H, W) uint8 of a `.mat` annotation with the raw ids 0..182.
 
     Raises:
@@ -104,14 +104,14 @@ def prepare_164k(root: Path, *, source: Path | None, processes: int, force: bool
     for part in _PARTS_164K:
         for path in sorted((root / "annotations" / part).glob("*.png")):
             if not path.name.endswith(_SUFFIX) and not path.name.startswith("."):
-                jobs.append(Job(path.with_name(path.stem + _SUFFIX), convert_164k, (path,)))
+                jobs.append(Job(path.with_name(path.stem + _SUFFIX), relabel_164k, (path,)))
     if not jobs:
         expected = f"annotations/{_PARTS_164K[0]}/*.png"
         raise InputError(f"COCO-Stuff 164k: expected {expected} in {root}, found none; --root must hold annotations")
     return [run_jobs(jobs, "COCO-Stuff 164k", processes=processes, force=force)]
 
 
-def convert_164k(path: Path) -> np.ndarray:
+def relabel_164k(path: Path) -> np.ndarray:
     """Return the labels 0..170 and 255 (H, W) uint8 of a raw PNG with the values 0..181 and 255.
 
     Raises:

@@ -39,7 +39,7 @@ def read_detail(path: Path, folder: Path) -> tuple[list[Job], dict[str, list[str
         for image in images:
             stem, size = Path(image["file_name"]).stem, (int(image["height"]), int(image["width"]))
             place = f"{path}, image {stem}"
-            jobs.append(Job(folder / f"{stem}.png", convert_regions, (size, regions[image["image_id"]], place)))
+            jobs.append(Job(folder / f"{stem}.png", relabel_regions, (size, regions[image["image_id"]], place)))
             stems[image["phase"]].append(stem)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
@@ -57,7 +57,7 @@ def _check_category(region: Any, path: Path) -> None:
         raise InputError(f"{place}: the unknown label id {region['category_id']}; expected a category of the 59 or 0")
 
 
-def convert_regions(size: tuple[int, int], regions: list[tuple[int, Any]], place: str) -> np.ndarray:
+def relabel_regions(size: tuple[int, int], regions: list[tuple[int, Any]], place: str) -> np.ndarray:
     """Draw the regions of one image in their order, later ones over earlier ones.
 
     Args:

@@ -34,7 +34,7 @@ def read_masks(files: Sequence[Path], folder: Path) -> tuple[list[Job], dict[str
         for number, mask in _load(path).items():
             digits = str(number)
             names.append(f"{digits[:_YEAR_DIGITS]}_{digits[_YEAR_DIGITS:]}")
-            jobs.append(Job(folder / f"{names[-1]}.png", convert_mask, (mask, f"{path}, image {digits}")))
+            jobs.append(Job(folder / f"{names[-1]}.png", relabel_mask, (mask, f"{path}, image {digits}")))
         stems[path.stem] = sorted(names)
     return jobs, stems
 
@@ -51,7 +51,7 @@ def _load(path: Path) -> Mapping[int, Any]:
     return content
 
 
-def convert_mask(mask: Any, place: str) -> np.ndarray:
+def relabel_mask(mask: Any, place: str) -> np.ndarray:
     """Return a stored mask, a Pillow image, an array or a tensor, as (H, W) uint8 labels 0..59.
 
     Raises:

@@ -52,7 +52,7 @@ def prepare(root: Path, *, source: Path | None, processes: int, force: bool) -> 
     elif found.kind == "masks":
         jobs, stems = read_masks(found.files, folder)
     else:
-        jobs = [Job(folder / f"{path.stem}.png", convert_matlab, (path,)) for path in found.files]
+        jobs = [Job(folder / f"{path.stem}.png", relabel_matlab, (path,)) for path in found.files]
         stems = _released_lists(devkit, {path.stem for path in found.files})
     for split, names in stems.items():
         check_list(devkit / LISTS / f"{split}.txt", names, force=force)
@@ -89,7 +89,7 @@ def find_source(place: Path) -> Source:
     raise InputError(f"Pascal Context: expected {expected} in {place}, found none; --source names the file or folder")
 
 
-def convert_matlab(path: Path) -> np.ndarray:
+def relabel_matlab(path: Path) -> np.ndarray:
     """Return the labels 0..59 (H, W) uint8 of a 459-class annotation; categories that are not listed are background.
 
     Raises:

@@ -56,7 +56,7 @@ class FileFormat(NamedTuple):
     title: str
     """Name for people."""
     encode: Callable[[Any], bytes]
-    """Result of a conversion -> content of its file."""
+    """Result of a job -> content of its file."""
     is_whole: Callable[[Path], bool]
     """Whether a file that exists was written to its end."""
 
@@ -65,13 +65,13 @@ PNG = FileFormat("PNG", encode_png, is_whole_png)
 
 
 class Job(NamedTuple):
-    """One file to write: `convert(*arguments)` gives what its format encodes, for a PNG the map (H, W) uint8.
+    """One file to write: `make(*arguments)` gives what its format encodes, for a PNG the map (H, W) uint8.
 
-    convert is a function of a module, which a worker process can import; it raises InputError for unusable sources.
+    make is a function of a module, which a worker process can import; it raises InputError for unusable sources.
     """
 
-    target: Path
-    convert: Callable[..., Any]
+    path: Path
+    make: Callable[..., Any]
     arguments: tuple[Any, ...]
     form: FileFormat = PNG
 
@@ -122,8 +122,8 @@ def run_jobs(jobs: Sequence[Job], title: str, *, processes: int = 0, force: bool
         force: write over files that exist.
 
     Raises:
-        InputError: at the first source that cannot be used or target that cannot be written, and if a target exists
-            that is not whole. What was written so far stays, and the next run goes on from there.
+        InputError: at the first source that cannot be used or file that cannot be written, and if one exists that is
+            not whole. What was written so far stays, and the next run goes on from there.
     """
     # Only the parent shows progress: workers start sooner without this import.
     from rich.console import Console
@@ -131,7 +131,7 @@ def run_jobs(jobs: Sequence[Job], title: str, *, processes: int = 0, force: bool
 
     started = time.perf_counter()
     missing = list(jobs) if force else _missing(jobs)
-    for folder in {job.target.parent for job in missing}:
+    for folder in {job.path.parent for job in missing}:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -142,7 +142,7 @@ def run_jobs(jobs: Sequence[Job], title: str, *, processes: int = 0, force: bool
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=len(jobs), completed=len(jobs) - len(missing))
-        modules = {job.convert.__module__ for job in missing}
+        modules = {job.make.__module__ for job in missing}
         for number, fault in _in_processes(chunks, count, modules) if count > 1 else map(_run_chunk, chunks):
             progress.advance(task, number)
             if fault:
@@ -151,20 +151,18 @@ def run_jobs(jobs: Sequence[Job], title: str, *, processes: int = 0, force: bool
 
 
 def _missing(jobs: Sequence[Job]) -> list[Job]:
-    """Return the jobs whose target does not exist, by one listing per folder: look-ups are slow on network disks."""
+    """Return the jobs whose file does not exist, by one listing per folder: look-ups are slow on network disks."""
     listings: dict[Path, set[str]] = {}
     missing: list[Job] = []
     for job in jobs:
-        folder = job.target.parent
+        folder = job.path.parent
         if folder not in listings:
             listings[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
-        if job.target.name not in listings[folder]:
+        if job.path.name not in listings[folder]:
             missing.append(job)
-        elif not job.form.is_whole(job.target):
+        elif not job.form.is_whole(job.path):
             title = job.form.title
-            raise InputError(
-                f"{job.target} exists but is no whole {title}; remove it, or pass --force to write it again"
-            )
+            raise InputError(f"{job.path} exists but is no whole {title}; remove it, or pass --force to write it again")
     return missing
 
 
@@ -175,11 +173,11 @@ def _run_chunk(jobs: Sequence[Job]) -> tuple[int, str]:
     """
     for done, job in enumerate(jobs):
         try:
-            write_whole(job.target, job.form.encode(job.convert(*job.arguments)))
+            write_whole(job.path, job.form.encode(job.make(*job.arguments)))
         except InputError as error:
             return done, str(error)
         except OSError as error:
-            return done, f"cannot write {job.target}: {error.strerror or error}; the next run goes on from here"
+            return done, f"cannot write {job.path}: {error.strerror or error}; the next run goes on from here"
     return len(jobs), ""
 
 
@@ -192,7 +190,7 @@ def _in_processes(chunks: Iterable[Sequence[Job]], count: int, modules: Iterable
     """Run chunks of jobs in worker processes, in any order, with a few under way at a time.
 
     Workers are not forked from this process, which has threads (progress bar, perhaps torch) whose locks a fork would
-    copy, but from a server that imports the conversions once, or are started anew where the system has no such server.
+    copy, but from a server that imports the jobs' functions once, or are started anew where there is no such server.
 
     Args:
         modules: where the jobs' functions are.

@@ -42,16 +42,20 @@ class Camera(NamedTuple):
         """Street points (N, 3) in meters -> pixels (N, 2) as (column, row)."""
         x, y, z = points.T
         z = np.maximum(z, self.near)
-        scale = self.focal / z
+        per_meter = self.focal / z
         pixels = np.empty((len(points), 2))
-        pixels[:, 0] = self.center + scale * (x - self.offset + self.curve * z * z)
-        pixels[:, 1] = self.horizon + scale * (self.height - y)
+        pixels[:, 0] = self.center + per_meter * (x - self.offset + self.curve * z * z)
+        pixels[:, 1] = self.horizon + per_meter * (self.height - y)
         return pixels
 
     def ground(self, x: float, z: float) -> tuple[float, float, float]:
         """Pixel (column, row) of a ground point and the pixels per meter at its depth."""
-        scale = self.focal / z
-        return self.center + scale * (x - self.offset + self.curve * z * z), self.horizon + scale * self.height, scale
+        per_meter = self.focal / z
+        return (
+            self.center + per_meter * (x - self.offset + self.curve * z * z),
+            self.horizon + per_meter * self.height,
+            per_meter,
+        )
 
 
 class Haze(NamedTuple):
@@ -134,8 +138,8 @@ class Canvas:
             return
         height, width = texture.shape[:2]
         corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
-        target = (pixels - (left, top)).astype(np.float32)
-        matrix = cv2.getPerspectiveTransform(corners, target)
+        placed = (pixels - (left, top)).astype(np.float32)
+        matrix = cv2.getPerspectiveTransform(corners, placed)
         warped = cv2.warpPerspective(
             texture,
             matrix,
@@ -144,7 +148,7 @@ class Canvas:
             borderMode=cv2.BORDER_REPLICATE,
         )
         mask = np.zeros(warped.shape[:2], np.uint8)
-        cv2.fillConvexPoly(mask, fixed_point(target), 255, cv2.LINE_8, _SHIFT)
+        cv2.fillConvexPoly(mask, fixed_point(placed), 255, cv2.LINE_8, _SHIFT)
         self._paste(warped, mask, top, left, label)
 
     def sprite(
@@ -163,12 +167,12 @@ class Canvas:
             box: left, top, right, bottom in pixels.
         """
         left, top = round(box[0]), round(box[1])
-        size = (max(round(box[2]) - left, 1), max(round(box[3]) - top, 1))
+        width, height = max(round(box[2]) - left, 1), max(round(box[3]) - top, 1)
         y, x = slice(max(-top, 0), self.height - top), slice(max(-left, 0), self.width - left)
-        if left >= self.width or top >= self.height or left + size[0] <= 0 or top + size[1] <= 0:
+        if left >= self.width or top >= self.height or left + width <= 0 or top + height <= 0:
             return
-        mask = cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR)[y, x]
-        tones = cv2.resize(tones, size, interpolation=cv2.INTER_LINEAR)[y, x]
+        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)[y, x]
+        tones = cv2.resize(tones, (width, height), interpolation=cv2.INTER_LINEAR)[y, x]
         _, mask = cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)
         self._paste(cv2.applyColorMap(tones, colors), mask, max(top, 0), max(left, 0), label)
 

@@ -30,16 +30,16 @@ class Tree(NamedTuple):
 
 def draw_tree(canvas: Canvas, rng: np.random.Generator, tree: Tree, light: float) -> None:
     """Draw the trunk and a crown of leaves."""
-    column, row, scale = canvas.camera.ground(tree.x, tree.z)
+    column, row, per_meter = canvas.camera.ground(tree.x, tree.z)
     if tree.trunk > 0:
-        half = max(0.022 * (tree.trunk + tree.crown[1]), 0.1) * scale
+        half = max(0.022 * (tree.trunk + tree.crown[1]), 0.1) * per_meter
         bark = canvas.haze.mix(shade((48.0, 62.0, 80.0), light), tree.z)
-        top = row - (tree.trunk + 0.3 * tree.crown[1]) * scale
+        top = row - (tree.trunk + 0.3 * tree.crown[1]) * per_meter
         outline = ((column - half, row), (column - 0.6 * half, top), (column + 0.6 * half, top), (column + half, row))
         canvas.fill(np.array(outline), bark, TREE)
     bank = crowns(tree.kind)
     crown = bank[int(rng.integers(len(bank)))]
-    width, height = tree.crown[0] * scale, tree.crown[1] * scale
+    width, height = tree.crown[0] * per_meter, tree.crown[1] * per_meter
     level = next((i for i, s in enumerate(CROWN_SIZES) if s >= 0.8 * max(width, height)), len(CROWN_SIZES) - 1)
     tones, mask = crown.tones[level], crown.mask[level]
     if rng.random() < 0.5:
@@ -47,7 +47,7 @@ def draw_tree(canvas: Canvas, rng: np.random.Generator, tree: Tree, light: float
     dark = np.array(canvas.haze.mix(shade(tree.color, 0.25 * light), tree.z))
     bright = np.array(canvas.haze.mix(shade(tree.color, 1.5 * light), tree.z))
     table = np.minimum(dark + _TONE_RAMP * (bright - dark), 255).astype(np.uint8)[:, None]  # (256, 1, 3)
-    bottom = row - tree.trunk * scale
+    bottom = row - tree.trunk * per_meter
     box = (column - width / 2, bottom - height, column + width / 2, bottom)
     canvas.sprite(tones, mask, table, box, TREE)
 
@@ -85,7 +85,7 @@ _HAIR = np.concatenate((_CIRCLE[:7] * (0.065, 0.07) + (0.0, 0.935), [(-0.065, 0.
 
 def draw_person(canvas: Canvas, person: Person, light: float) -> None:
     """Draw shadow, legs, shoes, body, arms, head and hair; y is a share of the height."""
-    column, row, scale = canvas.camera.ground(person.x, person.z)
+    column, row, per_meter = canvas.camera.ground(person.x, person.z)
     step, arm = 0.13 * person.stride, 0.12 * person.stride
     trousers, top = person.bottom, person.top
     parts: list[tuple[np.ndarray, Color]] = [
@@ -106,8 +106,8 @@ def draw_person(canvas: Canvas, person: Person, light: float) -> None:
         (_HEAD, person.skin),
         (_HAIR, person.hair),
     ]
-    size = np.array([person.height * scale * person.facing * person.build, -person.height * scale])
-    shadow = _CIRCLE * (0.35 * scale, 0.09 * scale) + (column, row)
+    size = np.array([person.height * per_meter * person.facing * person.build, -person.height * per_meter])
+    shadow = _CIRCLE * (0.35 * per_meter, 0.09 * per_meter) + (column, row)
     canvas.fill(shadow, canvas.haze.mix(shade((45.0, 43.0, 42.0), light), person.z), None)
     points = fixed_point(np.concatenate([polygon for polygon, _ in parts]) * size + (column, row))
     start = 0
@@ -133,16 +133,16 @@ class Pole(NamedTuple):
 
 def draw_pole(canvas: Canvas, pole: Pole, light: float) -> None:
     """Draw the post and what it carries; lamps reach over the road."""
-    column, row, scale = canvas.camera.ground(pole.x, pole.z)
+    column, row, per_meter = canvas.camera.ground(pole.x, pole.z)
     inward = -float(np.sign(pole.x))
     half, top = pole.width / 2, pole.height
 
     def fill(polygon: np.ndarray, color: Color) -> None:
-        canvas.fill(polygon * (scale, -scale) + (column, row), canvas.haze.mix(color, pole.z), POLE)
+        canvas.fill(polygon * (per_meter, -per_meter) + (column, row), canvas.haze.mix(color, pole.z), POLE)
 
     metal = shade(pole.color, light)
     fill(_limb(0, 0, 0, top, half, half * 0.75), metal)
-    if half * scale > 1.5:
+    if half * per_meter > 1.5:
         fill(_limb(-0.4 * half, 0, -0.4 * half, top, 0.3 * half, 0.25 * half), shade(metal, 1.25))
         fill(_limb(0, 0, 0, min(0.5, top), 1.4 * half, 1.3 * half), shade(metal, 0.85))
     if pole.kind == "lamp":

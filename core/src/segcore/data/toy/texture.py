@@ -115,8 +115,8 @@ def crowns(kind: str) -> tuple[Crown, ...]:
     result = []
     for i in range(5):
         tones, mask = _draw_crown(_generator(4, ("round", "tall", "cone", "bush").index(kind), i), kind)
-        scaled = [[cv2.resize(a, (s, s), interpolation=cv2.INTER_AREA) for s in CROWN_SIZES] for a in (tones, mask)]
-        result.append(Crown(tuple(scaled[0]), tuple(scaled[1])))
+        by_size = [[cv2.resize(a, (s, s), interpolation=cv2.INTER_AREA) for s in CROWN_SIZES] for a in (tones, mask)]
+        result.append(Crown(tuple(by_size[0]), tuple(by_size[1])))
     return tuple(result)
 
 

@@ -236,8 +236,8 @@ def _chain(products: Tensor, x: _Axis, y: _Axis, weights: Tensor, levels: _Level
     upper_slope, lower_slope = y.slopes(levels.has_below)
     along_x = left_slope * (y.near * here + y.far * below) + right_slope * (y.near * right + y.far * opposite)
     along_y = upper_slope * upper + lower_slope * lower
-    scale = weights.flatten(1)
-    grad_locations = torch.stack([along_x * scale * levels.width, along_y * scale * levels.height], dim=-1)
+    weight = weights.flatten(1)
+    grad_locations = torch.stack([along_x * weight * levels.width, along_y * weight * levels.height], dim=-1)
     return grad_locations.view(*weights.shape, 2), (y.near * upper + y.far * lower).view(weights.shape)
 
 

@@ -90,9 +90,9 @@ class DeformableAttention(nn.Module):
         both = F.linear(query, weight, bias)
         offsets, logits = both.split([part.out_features for part in layers], dim=-1)
         precision = torch.promote_types(logits.dtype, torch.float32)
-        scores = logits.unflatten(-1, (self.heads, self.levels * self.points)).softmax(dim=-1, dtype=precision)
+        weights = logits.unflatten(-1, (self.heads, self.levels * self.points)).softmax(dim=-1, dtype=precision)
         shape = (self.heads, self.levels, self.points)
-        return offsets.unflatten(-1, (*shape, 2)), scores.unflatten(-1, shape[1:])
+        return offsets.unflatten(-1, (*shape, 2)), weights.unflatten(-1, shape[1:])
 
     def published_macs(self, output: Tensor) -> int:
         """Return the cost of the two projections of the queries, which run as one product (`segcore.layers.count`)."""

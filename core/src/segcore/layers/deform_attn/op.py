@@ -19,9 +19,9 @@ from torch import Tensor
 from segcore.errors import InputError
 from segcore.layers.deform_attn import cpu as deform_attn_cpu
 from segcore.layers.deform_attn import mmcv as deform_attn_mmcv
-from segcore.layers.deform_attn.reference import deform_attn_plain
+from segcore.layers.deform_attn.reference import deform_attn_reference
 
-Backend = Literal["auto", "plain", "cpu", "triton", "mmcv"]
+Backend = Literal["auto", "reference", "cpu", "triton", "mmcv"]
 log = logging.getLogger(__name__)
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -63,18 +63,18 @@ def deform_attn(
     chosen = choose_backend(value.device.type, value.dtype, backend)
     precision = torch.float64 if value.dtype == torch.float64 else torch.float32
     locations, weights = locations.to(precision), weights.to(precision)
-    if chosen == "plain":
+    if chosen == "reference":
         if not torch.compiler.is_compiling():
             _announce(chosen, value)
-        return deform_attn_plain(value, level_sizes, locations, weights)
+        return deform_attn_reference(value, level_sizes, locations, weights)
     heights, widths = [height for height, _ in level_sizes], [width for _, width in level_sizes]
     return torch.ops.segcore.deform_attn(value, locations, weights, heights, widths, chosen)
 
 
 def choose_backend(device: str, dtype: torch.dtype, requested: Backend = "auto") -> Backend:
-    """Return the form that computes on a kind of device: "cpu", "triton", "mmcv" or "plain".
+    """Return the form that computes on a kind of device: "cpu", "triton", "mmcv" or "reference".
 
-    While a network is exported "auto" gives "plain", so that the program needs neither this package nor Triton.
+    While a network is exported "auto" gives "reference", so that the program needs neither this package nor Triton.
 
     Args:
         device: "cpu", "cuda", ...
@@ -87,12 +87,12 @@ def choose_backend(device: str, dtype: torch.dtype, requested: Backend = "auto")
     has_kernels = _HAS_TRITON and dtype in _TRITON_DTYPES
     if requested == "auto":
         if torch.compiler.is_exporting():
-            return "plain"
-        return "cpu" if device == "cpu" else "triton" if device == "cuda" and has_kernels else "plain"
+            return "reference"
+        return "cpu" if device == "cpu" else "triton" if device == "cuda" and has_kernels else "reference"
     if requested == "triton" and not has_kernels:
         what = f"values of type {dtype}" if _HAS_TRITON else "this installation, which lacks the package triton"
-        raise InputError(f"deformable attention: no Triton kernels for {what}; use the backend 'plain'")
-    homes = {"plain": device, "cpu": "cpu", "triton": "cpu" if _IS_INTERPRETED else "cuda", "mmcv": "cuda"}
+        raise InputError(f"deformable attention: no Triton kernels for {what}; use the backend 'reference'")
+    homes = {"reference": device, "cpu": "cpu", "triton": "cpu" if _IS_INTERPRETED else "cuda", "mmcv": "cuda"}
     if requested not in homes:
         raise InputError(f"deformable attention: backend must be auto, {', '.join(homes)}, not {requested!r}")
     if device not in (homes[requested], "meta"):

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 
-def deform_attn_plain(
+def deform_attn_reference(
     value: Tensor, level_sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """Compute `segcore.layers.deform_attn.op.deform_attn` with operations that torch and ONNX have.

@@ -1,0 +1,1 @@
+"""Pages, each one HTML file: `page` says what one holds, `charts` and `pictures` make its parts, `render` writes it."""
