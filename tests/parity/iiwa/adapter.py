@@ -20,7 +20,7 @@ from iiwa.attention import (
     sine_position,
     window_means,
 )
-from iiwa.names import ATTENTION_LEAVES, FUSION_LEAVES, leaf_renames
+from iiwa.names import ATTENTION_LEAVES, FUSION_LEAVES, POOLS, leaf_renames
 from iiwa.neck import CascadeNeck, CrossFusion, Fusion, PlainFusion
 from iiwa.recipes import IIWAModel
 from segcore.backbones.swin import Swin
@@ -37,9 +37,10 @@ _SEED_OF_WEIGHTS = 9
 _OUTPUT = 1e-5  # of the standard deviation, the case's own suggestion
 _GRADIENT = 1e-3
 ATTENTION = NameMap(leaf_renames(ATTENTION_LEAVES), companions=(INDEX_TABLE,))
-FUSION = NameMap(leaf_renames(FUSION_LEAVES))
+FUSION = NameMap(leaf_renames(FUSION_LEAVES), transforms=(POOLS,))
 NECK = NameMap(
     ((r"^fuse(\d)\.0\.", r"fuse\1."), *leaf_renames(FUSION_LEAVES, r"fuse\d\.")),  # the case has no rounds
+    transforms=(POOLS,),
 )
 
 

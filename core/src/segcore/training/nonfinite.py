@@ -70,13 +70,10 @@ class LossWatch:
         return math.isfinite(float(loss)) and float(loss) <= EXPLODED * float(first)
 
     def _advice(self) -> str:
-        exploded = 0
-        kept = "no good state was saved before"
-        for state in whole_states(self.trainer.recipe.run.work_dir):
-            if self._is_sane(state.content["iteration"]):
-                kept = f"the last good state is {state.path}"
-                break
-            exploded += 1
-        if exploded:
-            kept += f" (the weights of {exploded} later one{'s' * (exploded > 1)} had exploded: move them away)"
+        folder = self.trainer.recipe.run.work_dir
+        are_sane = [(state.path, self._is_sane(state.content["iteration"])) for state in whole_states(folder)]
+        good = next((path for path, is_sane in are_sane if is_sane), None)
+        kept = f"the last good state is {good}" if good else "no good state is left"
+        if are_sane and not are_sane[0][1]:
+            kept += " (the newest hold exploded weights: move those away)"
         return f"{kept}. Lower --optim.lr, set --optim.clip-norm, or turn --run.amp off"

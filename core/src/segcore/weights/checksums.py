@@ -74,14 +74,16 @@ class SealedWriter:
 
 
 def compare(path: Path) -> str | None:
-    """Compare a file with the checksum that it carries.
+    """Compare a file with what it carries to notice damage.
 
     Returns:
-        The checksum; None for a file that carries none.
+        What that was: our checksum, or the sums of an archive's records; None for a file that carries nothing.
 
     Raises:
         InputError: if the content has changed since it was written, or cannot be read.
     """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist, or is no file")
     try:
         with open(path, "rb") as file:
             if file.read(4) == _ARCHIVE:
@@ -93,7 +95,7 @@ def compare(path: Path) -> str | None:
 
 
 def say_unsealed(path: Path) -> None:
-    """Say once that damage to a file of ours could not be noticed."""
+    """Say once that damage to a weights file of ours could not be noticed."""
     if path.absolute() not in _said:
         _said.add(path.absolute())
         log.warning("%s carries no checksum (an older version wrote it): a changed value would not be noticed", path)
@@ -111,12 +113,13 @@ def _compare_header(path: Path, file: IO[bytes]) -> str | None:
     return _equal(path, summed.hexdigest(), entry[1])
 
 
-def _compare_archive(path: Path, file: IO[bytes]) -> str | None:
+def _compare_archive(path: Path, file: IO[bytes]) -> str:
     size = file.seek(0, 2)
     file.seek(max(size - _LINE_SIZE, 0))
     line = file.read()
     if not line.startswith(_LINE):
-        return _compare_records(path)
+        _compare_records(path)
+        return "crc32 of every record"
     file.seek(0)
     summed = hashlib.sha256()
     end = size - _LINE_SIZE
@@ -139,7 +142,7 @@ def _compare_records(path: Path) -> None:
 def _equal(path: Path, found: str, stored: bytes) -> str:
     if found.encode() != stored:
         raise InputError(f"{path} is truncated or damaged: it is not what its checksum says; copy it again")
-    return found
+    return f"sha256 {found}"
 
 
 def _header_end(data: bytes) -> int:

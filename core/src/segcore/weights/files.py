@@ -122,7 +122,7 @@ def read_checkpoint(path: str | Path, *, unsafe: bool = False) -> LoadedCheckpoi
         return LoadedCheckpoint(published.tensors, None, path, published.meta)
     if not path.is_file():
         raise InputError(f"the checkpoint {path} does not exist; give the path of a .safetensors or .pth file")
-    checksum = compare(path)
+    seal = compare(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -133,7 +133,7 @@ def read_checkpoint(path: str | Path, *, unsafe: bool = False) -> LoadedCheckpoi
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     if _HEADER not in header:
         return LoadedCheckpoint(tensors, None, path)
-    if not checksum:
+    if not seal:
         say_unsealed(path)
     meta = from_json(CheckpointMeta, header[_HEADER], f"{path}: header")
     left_over = {name.removeprefix(_LEFT_OVER): tensors.pop(name) for name in [*tensors] if name.startswith(_LEFT_OVER)}

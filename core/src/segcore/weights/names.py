@@ -129,7 +129,7 @@ class NameMap:
                 continue
             published = self.to_published(name)
             assert published not in claimed, f"{name} and {claimed[published]} are both called {published}"
-            claimed |= {published: name, **{beside: name for beside in self._companions(published)}}
+            claimed |= {published: name, **dict.fromkeys(self._companions(published), name)}
             if published not in tensors:
                 if not published.endswith(_COUNTER):
                     missing.append(published)

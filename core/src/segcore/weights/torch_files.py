@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from segcore.errors import InputError
-from segcore.weights.checksums import compare, say_unsealed
+from segcore.weights.checksums import compare
 
 STATE_FORMAT = "segcore training state"
 """Value of the entry `format` in our training states, which are no checkpoints."""
@@ -63,10 +63,10 @@ def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:
     """
     if not path.is_file():
         raise InputError(f"the checkpoint {path} does not exist; give the path of a .safetensors or .pth file")
-    checksum = compare(path)
+    compare(path)
     try:
         with torch.serialization.safe_globals(_allowed()):
-            content = torch.load(path, map_location="cpu", weights_only=not unsafe)
+            return torch.load(path, map_location="cpu", weights_only=not unsafe)
     except pickle.UnpicklingError as error:
         raise InputError(_refusal(path, str(error))) from error
     except ImportError as error:
@@ -75,9 +75,6 @@ def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except DAMAGED as error:
         raise InputError(f"{path} is truncated or no file of torch.save; copy or download it again") from error
-    if not checksum and is_state(content):
-        say_unsealed(path)
-    return content
 
 
 def is_state(content: Any) -> bool:

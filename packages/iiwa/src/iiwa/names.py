@@ -23,7 +23,7 @@ from segcore.backbones.swin_names import INDEX_TABLE, OPENMMLAB
 from segcore.errors import InputError
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
-from segcore.weights.names import NameMap
+from segcore.weights.names import NameMap, Transform
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -47,6 +47,9 @@ FUSION_LEAVES: dict[str, str] = {
     "inter_proj": "proj2",
 }
 """Our name -> published name inside a fusion block."""
+
+POOLS = Transform(r"(.*\.)?avgpool_[qk]\.1\.weight", lambda x: x.flatten(1), lambda x: x[:, :, None, None])
+"""The published pooling projects with a 1x1 convolution, ours with a linear layer."""
 
 _HEAD_RENAMES = (
     *((rf"^head\.neck\.fuse{i}\.", f"neck.trf{4 - i}s.") for i in (1, 2, 3)),  # the deepest fusion runs first
@@ -86,8 +89,9 @@ def name_map(model: Segmentor) -> NameMap:
     """Return the published names of a network; those of another backbone than Swin are its own."""
     head = (*_HEAD_RENAMES, *_BLOCK_RENAMES)
     if isinstance(model.backbone, Swin):
-        return OPENMMLAB.with_renames(*head)
-    return NameMap(head, companions=(INDEX_TABLE,))
+        names = OPENMMLAB.with_renames(*head)
+        return replace(names, transforms=(*names.transforms, POOLS))
+    return NameMap(head, transforms=(POOLS,), companions=(INDEX_TABLE,))
 
 
 def infer_model(options: Model, shapes: Shapes) -> Model:
