@@ -19,11 +19,11 @@ from torch import Tensor
 from iiwa.recipes import IIWA_B, IIWA_L, IIWA_S, IIWAModel
 from segcore.backbones import create_backbone
 from segcore.backbones.swin import Swin
-from segcore.backbones.swin_names import OPENMMLAB
+from segcore.backbones.swin_names import INDEX_TABLE, OPENMMLAB
 from segcore.errors import InputError
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
-from segcore.weights.names import NameMap, Shapes, count_parts, no_head
+from segcore.weights.names import NameMap, Shapes, Transform, count_parts, no_head
 
 _CROSS = {f"{ours}_{x}": f"{x}_lin{number}" for ours, number in (("intra", ""), ("inter", "2")) for x in "qkv"}
 ATTENTION_LEAVES: dict[str, str] = {
@@ -45,7 +45,9 @@ FUSION_LEAVES: dict[str, str] = {
 }
 """Our name -> published name inside a fusion block."""
 
-_INDEX_TABLES = r"decode_head\..*\.relative_position_index"
+POOLS = Transform(r"(.*\.)?avgpool_[qk]\.1\.weight", lambda x: x.flatten(1), lambda x: x[:, :, None, None])
+"""The published pooling projects with a 1x1 convolution, ours with a linear layer."""
+
 _HEAD_RENAMES = (
     *((rf"^head\.neck\.fuse{i}\.", f"neck.trf{4 - i}s.") for i in (1, 2, 3)),  # the deepest fusion runs first
     (r"^head\.decoder\.", "decode_head."),
@@ -84,8 +86,9 @@ def name_map(model: Segmentor) -> NameMap:
     """Return the published names of a network; those of another backbone than Swin are its own."""
     head = (*_HEAD_RENAMES, *_BLOCK_RENAMES)
     if isinstance(model.backbone, Swin):
-        return NameMap((*OPENMMLAB.renames, *head), (*OPENMMLAB.dropped, _INDEX_TABLES), OPENMMLAB.transforms)
-    return NameMap(head, (_INDEX_TABLES,))
+        names = OPENMMLAB.with_renames(*head)
+        return replace(names, transforms=(*names.transforms, POOLS))
+    return NameMap(head, transforms=(POOLS,), companions=(INDEX_TABLE,))
 
 
 def infer_model(options: Model, shapes: Shapes) -> Model:

@@ -36,7 +36,6 @@ _HEAD_RENAMES = (
     (r"^head\.classify\.transform\.", "decoder_stage2."),
     (r"^head\.classify\.classifier\.", "decoder_stage2.4."),
     (r"^head\.memory\.rows$", "memory_module.memory"),
-    (r"^head\.memory\.num_batches_tracked$", "memory_module.num_batches_tracked"),
     (r"^head\.read\.fuse\.", "memory_module.fuse_memory_conv."),
     (r"^head\.read\.attentions\.", "memory_module.self_attentions."),
     (r"^head\.bottleneck\.", "memory_module.bottleneck."),
@@ -100,7 +99,9 @@ def name_map(model: Segmentor) -> NameMap:
             *_auxiliary(len(heads), len(heads[0].convs) if heads else 1),
             *_numbered(rf"{_CONTEXT}\.global_branch", _POOLED_BLOCK),
             *_numbered(r"(?!backbone_net\.)", _BLOCK),
-        )
+        ),
+        ours_only=(r"head\.memory\.num_batches_tracked",),
+        container="model",
     )
 
 
