@@ -78,6 +78,13 @@ def test_probabilities_agree_with_the_label_in_both_families() -> None:
         torch.testing.assert_close(prediction.probabilities.sum(dim=0), torch.ones(24, 32), rtol=1e-5, atol=1e-5)
 
 
+def test_flip_pairs_of_absent_classes_are_one_sentence() -> None:
+    with pytest.raises(InputError, match=r"^--evaluate\.flip-pairs names class 14; there are 0 to 2$"):
+        color_predictor(flip=True, flip_pairs=((14, 15),))
+    with pytest.raises(InputError, match=r"^--evaluate\.flip-pairs names class 1 twice"):
+        color_predictor(flip=True, flip_pairs=((0, 1), (1, 2)))
+
+
 def test_gray_and_four_channel_arrays_are_images_too() -> None:
     gray = np.full((5, 6), 200, np.uint8)
     np.testing.assert_array_equal(to_pixels(gray), np.full((5, 6, 3), 200))

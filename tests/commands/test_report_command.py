@@ -20,7 +20,7 @@ from segcore.pages.render import render
 from segcore.recipe import Augment, Data, Evaluate, Model, Optim, Published, Recipe, Schedule
 from segcore.recipe.file import recipe_document
 from segcore.recipe.plain import to_plain
-from segcore.report.gallery import evenly_spaced, write_gallery
+from segcore.report.gallery import write_gallery
 from segcore.report.run_page import run_page
 from segcore.report.run_report import Picture, RunReport, collect, read_gallery, read_log
 from segcore.weights.files import CheckpointMeta, save_weights
@@ -88,13 +88,6 @@ def test_wide_pictures_are_embedded_smaller() -> None:
     page = _page(replace(sample_report(), gallery=(picture,)))
     shapes = [image.shape for image in _embedded(page)]
     assert shapes == [(26, 512, 3)] * 2  # image and prediction: no label, no error map
-
-
-@pytest.mark.parametrize(
-    ("total", "count", "expected"), [(50, 6, [0, 10, 20, 29, 39, 49]), (3, 6, [0, 1, 2]), (9, 1, [0]), (9, 0, [])]
-)
-def test_gallery_indices_are_spread_over_the_set(total: int, count: int, expected: list[int]) -> None:
-    assert evenly_spaced(total, count) == expected
 
 
 def test_a_gallery_is_read_back_as_it_was_written_and_replaces_an_earlier_one(tmp_path: Path) -> None:

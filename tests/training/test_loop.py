@@ -15,10 +15,12 @@ from torch import Tensor
 from segcore import distributed
 from segcore.commands.test import TestOptions
 from segcore.commands.test import test as run_test
+from segcore.data.toy.dataset import ToyScenes
 from segcore.errors import InputError
 from segcore.recipe import Recipe
 from segcore.recipe.file import read_recipe
 from segcore.segmentor import Target
+from segcore.training.log import RunLogger
 from segcore.training.loop import train
 from segcore.training.trainer import Trainer, total_iterations
 from segcore.weights.files import read_checkpoint
@@ -121,6 +123,30 @@ def test_a_run_leaves_recipe_weights_states_and_logs(tmp_path: Path) -> None:
     assert result.scores is not None
     assert meta.iteration == 2
     assert meta.scores["mIoU"] == pytest.approx(result.scores.miou, abs=1e-4)
+
+
+@pytest.mark.parametrize(("eval_images", "expected"), [(0, [0, 2, 4, 6]), (5, [0, 1, 3, 4])])
+def test_four_overlays_are_logged_spread_over_the_images_that_are_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eval_images: int, expected: list[int]
+) -> None:
+    logged: list[tuple[int, str]] = []
+    monkeypatch.setattr(RunLogger, "image", lambda self, name, picture, iteration: logged.append((iteration, name)))
+    settings = recipe(tmp_path, run={"eval_interval": 1, "eval_images": eval_images})
+    settings = replace(settings, data=replace(settings.data, num_images=(4, 7)))
+    train(PAPER, "toy", settings)
+    first = [name for iteration, name in logged if iteration == 1]
+    names = [ToyScenes("val", 7, settings.data.image_size)[i].name for i in expected]
+    assert first == [f"val/{name}" for name in names]
+
+
+@pytest.mark.parametrize("part", ["augment", "evaluate"])
+def test_flip_pairs_of_absent_classes_are_refused_before_training(
+    tmp_path: Path, world: distributed.World, part: str
+) -> None:
+    settings = recipe(tmp_path)
+    changed = replace(getattr(settings, part), flip_pairs=((14, 15),))
+    with pytest.raises(InputError, match=rf"^--{part}\.flip-pairs names class 14; there are 0 to 7$"):
+        Trainer(PAPER, "toy", replace(settings, **{part: changed}), world)
 
 
 def test_old_states_are_removed_but_for_the_last_ones(tmp_path: Path) -> None:

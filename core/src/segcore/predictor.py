@@ -54,6 +54,9 @@ class Predictor:
     device: torch.device
     amp: AMP = "off"
 
+    def __post_init__(self) -> None:
+        self.protocol.check_classes(len(self.classes.names))
+
     @classmethod
     def from_checkpoint(
         cls,

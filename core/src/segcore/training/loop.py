@@ -115,13 +115,11 @@ class Loop:
     def _evaluate(self, is_last: bool) -> None:
         trainer, recipe = self.trainer, self.trainer.recipe
         trainer.synchronize_buffers()
-        wanted = set(range(0, len(trainer.val_data), max(len(trainer.val_data) // NUM_OVERLAYS, 1)))
         palette = trainer.val_data.classes.palette
 
-        def show(index: int, sample: Sample, prediction: Tensor) -> None:
-            if index in wanted:
-                picture = overlay(sample.image, prediction.cpu().numpy(), palette, 0.5)
-                self.logger.image(f"val/{sample.name}", picture, trainer.iteration)
+        def show(_: int, sample: Sample, prediction: Tensor) -> None:
+            picture = overlay(sample.image, prediction.cpu().numpy(), palette, 0.5)
+            self.logger.image(f"val/{sample.name}", picture, trainer.iteration)
 
         with trainer.evaluation_weights() as model:
             self.scores = evaluate(
@@ -133,6 +131,7 @@ class Loop:
                 amp=recipe.run.amp,
                 limit=0 if is_last else recipe.run.eval_images,
                 on_prediction=show if trainer.world.is_main else None,
+                shown=NUM_OVERLAYS,
             )
         summary = self.scores.summary()
         self.logger.validation(trainer.iteration, summary)

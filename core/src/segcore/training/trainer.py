@@ -66,7 +66,8 @@ class Trainer:
             )
         self.plan = BatchPlan(len(self.train_data), data.batch, run.seed)
         torch.manual_seed(run.seed)
-        self._check_classes()
+        for options in (recipe.augment, recipe.evaluate):
+            options.check_classes(len(self.train_data.classes.names))
         self._sampler(0)  # an impossible batch is refused now, not after the model was built
         self.model = self._build_model(is_resuming)
         self.names = paper.name_map(self.model)
@@ -77,14 +78,6 @@ class Trainer:
         self.best = -1.0
         self.iteration = 0
         self.is_validated = True  # nothing of this iteration is left to do; else a resumed run validates first
-
-    def _check_classes(self) -> None:
-        num_classes = len(self.train_data.classes.names)
-        recipe = self.recipe
-        for option, pairs in (("augment", recipe.augment.flip_pairs), ("evaluate", recipe.evaluate.flip_pairs)):
-            wrong = [number for pair in pairs for number in pair if not 0 <= number < num_classes]
-            if wrong:
-                raise InputError(f"--{option}.flip-pairs names class {wrong[0]}; there are 0 to {num_classes - 1}")
 
     def _build_model(self, is_resuming: bool) -> Segmentor:
         recipe, num_classes = self.recipe, len(self.train_data.classes.names)
