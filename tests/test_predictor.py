@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import segcore.build
+from segcore import distributed
 from segcore.data.base import ClassTable, load_classes
 from segcore.errors import InputError
 from segcore.predictor import Predictor, to_pixels
@@ -144,6 +145,23 @@ def test_a_file_of_ours_says_all_that_a_predictor_needs(tmp_path: Path, monkeypa
     assert not predictor.model.training
     expected = replace(predictor, model=model)(two_halves()).label
     np.testing.assert_array_equal(predictor(two_halves()).label, expected)
+
+
+def test_a_predictor_starts_nothing_in_a_job_of_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a predictor joined a process group")
+
+    _weights(tmp_path / "w.safetensors")
+    monkeypatch.setattr(segcore.build, "load_paper", lambda _: PAPER)
+    monkeypatch.setattr(torch.distributed, "init_process_group", refuse)
+    job = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    predictor = Predictor.from_checkpoint(tmp_path / "w.safetensors", device="cpu")
+    assert predictor(two_halves()).label.shape == (24, 32)
+    assert distributed.world().size == 1
 
 
 def _camvid_recipe() -> Recipe:

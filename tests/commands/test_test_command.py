@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
 
 from segcore.commands.predict import PredictOptions, predict
 from segcore.commands.test import TestOptions
@@ -152,6 +156,27 @@ def test_the_result_file_is_strict_json_with_null_for_absent_classes(tmp_path: P
     result = json.loads(file.read_text(), parse_constant=refuse)
     assert result["images"] == 2
     assert result["metric"]["mIoU"] is None
+
+
+def _predict_process(rank: int, folder: str) -> None:
+    """Run process `rank` of two of `<paper>-predict`."""
+    root = Path(folder)
+    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": (root / "port").read_text(), "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), **port)
+    torch.set_num_threads(1)
+    inputs, out = (str(root / "data" / "images"),), str(root / "out")
+    predict(PAPER, make_recipe(root), PredictOptions(checkpoint=str(root / "w.safetensors"), inputs=inputs, out=out))
+
+
+@pytest.mark.usefixtures("weights")
+def test_two_processes_of_predict_share_the_images(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    mp.start_processes(_predict_process, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    assert len([*(tmp_path / "out").glob("??.png")]) == 12
+    said = sorted(re.findall(r"wrote (\d+) label maps .*\((process . of 2)\)", capfd.readouterr().out))
+    assert said == [("6", "process 1 of 2"), ("6", "process 2 of 2")]
 
 
 def _last_line(capsys: pytest.CaptureFixture[str], paper: Paper, recipe: Recipe, weights: str) -> str:
