@@ -19,7 +19,8 @@ from segcore.errors import InputError
 from segcore.predictor import Predictor, to_pixels
 from segcore.recipe import Evaluate, Recipe
 from segcore.recipe.plain import to_plain
-from segcore.weights.files import CheckpointMeta, run_versions, save_weights
+from segcore.weights.files import run_versions, save_weights
+from segcore.weights.header import CheckpointMeta
 from tests.tiny_paper import PAPER, published_tensors
 
 PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)

@@ -184,7 +184,7 @@ def test_every_metric_that_is_asked_for_is_printed_with_miou_last(
     last = capsys.readouterr().out.splitlines()[-3:]
     assert [line.split()[0] for line in last] == ["mDice", "mFscore", "mIoU"]
     assert float(last[2].split()[1]) == pytest.approx(100 * scores.miou, abs=0.005)
-    (file,) = tmp_path.glob("eval_single_scale_*.json")
+    (file,) = tmp_path.glob("last.val.single-scale.*.json")
     assert np.isclose(json.loads(file.read_text())["metric"]["mDice"], scores.mdice, atol=1e-4)
 
 

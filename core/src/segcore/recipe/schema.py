@@ -273,6 +273,12 @@ class Evaluate:
         """Refuse pairs of classes that the data set does not have, see `check_pairs`."""
         check_pairs("--evaluate.flip-pairs", self.flip_pairs, num_classes)
 
+    @property
+    def words(self) -> str:
+        """How results of this protocol are called."""
+        scales = "multi-scale" if len(self.ratios) > 1 else "single scale"
+        return f"{scales} + flip" if self.flip else scales
+
     def protocol(self, aug_test: bool) -> Evaluate:
         """Return this protocol, or with `aug_test` its multi-scale + flip form."""
         return self.with_augmentation() if aug_test else self
@@ -293,7 +299,8 @@ class Run:
     """Where, how fast and how often."""
 
     work_dir: Annotated[str, tyro.conf.arg(aliases=["--work-dir"])] = ""
-    """Folder of everything the run writes; empty is work_dirs/PAPER-RECIPE."""
+    """Folder of everything a training writes; empty is work_dirs/PAPER-RECIPE. A test writes its score beside the
+    weights, and here only where that folder cannot be written."""
     data: Annotated[str, tyro.conf.arg(aliases=["--data-root"])] = ""
     """Root folder of the data set."""
     resume: Annotated[bool, tyro.conf.arg(aliases=["--resume"])] = False

@@ -167,8 +167,11 @@ class Loop:
         return TrainResult(None, trainer.iteration, self.work_dir, exit_code=128 + number)
 
 
-def train(paper: Paper, name: str, recipe: Recipe) -> TrainResult:
+def train(paper: Paper, name: str, recipe: Recipe, held: WorkDirectory | None = None) -> TrainResult:
     """Train a recipe in its work directory.
+
+    Args:
+        held: the work directory, where the caller has locked it; it stays locked.
 
     Raises:
         InputError: for whatever the user can cause: data, options, checkpoints, a full disk, a loss that is not finite.
@@ -178,7 +181,7 @@ def train(paper: Paper, name: str, recipe: Recipe) -> TrainResult:
         raise InputError("--resume goes on from the last state, --resume-from from the given one; choose one of them")
     world = distributed.init(run.device)
     _set_determinism(run.deterministic)
-    directory = _enter(recipe, world)
+    directory = held or _enter(recipe, world)
     try:
         work_dir = Path(run.work_dir)
         source = Path(run.resume_from) if run.resume_from else latest_state(work_dir) if run.resume else None
@@ -201,7 +204,7 @@ def train(paper: Paper, name: str, recipe: Recipe) -> TrainResult:
             raise InputError("another process of this run stopped; its message says why") from error
         raise
     finally:
-        if directory:
+        if directory and not held:
             directory.release()
         distributed.shutdown()
 

@@ -29,7 +29,8 @@ from segcore.recipe.plain import to_plain
 from segcore.segmentor import Segmentor, StepInfo, Target
 from segcore.training.batches import BatchPlan, StepSampler, TrainSet, train_loader
 from segcore.training.optim import ExponentialAverage, build_optimizer, learning_rate, set_learning_rate
-from segcore.weights.files import CheckpointMeta, run_versions
+from segcore.weights.files import run_versions
+from segcore.weights.header import CheckpointMeta
 
 log = logging.getLogger(__name__)
 

@@ -9,41 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from msgspec import Meta
 from torch import Tensor, nn
 
 from segcore import __version__
 from segcore.errors import InputError
 from segcore.files import atomic_write
-from segcore.recipe.plain import from_json
+from segcore.weights.header import META_ENTRY, SUFFIX, CheckpointMeta, damaged, parse_meta, require_checkpoint
 from segcore.weights.names import NameMap, WrongShape
 from segcore.weights.torch_files import read_published
-
-Color = Annotated[list[Annotated[int, Meta(ge=0, le=255)]], Meta(min_length=3, max_length=3)]
-_HEADER = "segcore"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointMeta:
-    """What a weights file says about itself; plain data."""
-
-    paper: str
-    recipe_name: str
-    recipe: dict[str, Any]
-    """Resolved recipe, as `segcore.recipe.to_plain` gives it."""
-    classes: list[str]
-    palette: list[Color]
-    """RGB color of each class, 0-255."""
-    iteration: int
-    scores: dict[str, float]
-    """Of the last validation; empty where there was none."""
-    versions: dict[str, str]
-    """See `run_versions`."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +69,7 @@ def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], meta: Check
         storage = own.untyped_storage().data_ptr()
         tensors[name] = own.clone() if storage in seen else own
         seen.add(storage)
-    header = {"format": "pt", _HEADER: json.dumps(asdict(meta))}
+    header = {"format": "pt", META_ENTRY: json.dumps(asdict(meta))}
     with atomic_write(Path(path)) as file:
         file.write(safetensors.torch.save(tensors, header))
 
@@ -106,21 +84,17 @@ def read_checkpoint(path: str | Path, *, unsafe: bool = False) -> LoadedCheckpoi
         InputError: if the file is absent, truncated, damaged, no checkpoint, or would run code.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
+    if path.suffix != SUFFIX:
         published = read_published(path, unsafe=unsafe)
         return LoadedCheckpoint(published.tensors, None, path, published.meta)
-    if not path.is_file():
-        raise InputError(f"the checkpoint {path} does not exist; give the path of a .safetensors or .pth file")
+    require_checkpoint(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{path} is truncated or no safetensors file ({error}); copy or download it again") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    meta = from_json(CheckpointMeta, header[_HEADER], f"{path}: header") if _HEADER in header else None
-    return LoadedCheckpoint(tensors, meta, path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise damaged(path, error) from error
+    return LoadedCheckpoint(tensors, parse_meta(header, path), path)
 
 
 def load_into(
