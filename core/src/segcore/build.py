@@ -16,7 +16,8 @@ from segcore.recipe import Model, Recipe, Run
 from segcore.recipe.file import recipe_from_plain
 from segcore.recipe.plain import from_plain, to_plain
 from segcore.segmentor import Segmentor
-from segcore.weights.files import CheckpointMeta, LoadedCheckpoint, load_into, read_checkpoint
+from segcore.weights.files import LoadedCheckpoint, load_into, read_checkpoint
+from segcore.weights.header import CheckpointMeta
 
 _STARTING = ("pretrained", "weights", "backbone_norm")
 _RATES = ("dropout", "drop_path")

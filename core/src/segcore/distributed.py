@@ -69,7 +69,7 @@ def init(device: str = "auto") -> World:
     """
     global _current
     place = read_placement(os.environ)
-    chosen = _choose_device(device, place.local_rank)
+    chosen = _own_device(device, place.local_rank)
     if place.size > 1 and not dist.is_initialized():
         if place.address:
             os.environ.setdefault("MASTER_ADDR", place.address)
@@ -85,18 +85,37 @@ def init(device: str = "auto") -> World:
     return _current
 
 
-def _choose_device(device: str, local_rank: int) -> torch.device:
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--run.device must be cpu, cuda or auto, got {device!r}")
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+def _own_device(device: str, local_rank: int) -> torch.device:
+    """Return the device of a process of ours; a GPU becomes the one that the process uses."""
+    if not _is_gpu(device):
         return torch.device("cpu")
     count = torch.cuda.device_count()
-    if count == 0:
-        raise InputError("--run.device cuda: this machine has no GPU that torch can use; give --run.device cpu")
     if local_rank >= count:
         raise InputError(f"process {local_rank} of this machine has no GPU of its own: there are {count}; start fewer")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def current_device(device: str) -> torch.device:
+    """Return the device of a name; of GPUs it is the one that this process uses already.
+
+    Args:
+        device: cpu, cuda, or auto (cuda if there is one).
+
+    Raises:
+        InputError: if there is no such device.
+    """
+    return torch.device("cuda", torch.cuda.current_device()) if _is_gpu(device) else torch.device("cpu")
+
+
+def _is_gpu(device: str) -> bool:
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--run.device must be cpu, cuda or auto, got {device!r}")
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return False
+    if torch.cuda.device_count() == 0:
+        raise InputError("--run.device cuda: this machine has no GPU that torch can use; give --run.device cpu")
+    return True
 
 
 def read_placement(variables: Mapping[str, str]) -> Placement:

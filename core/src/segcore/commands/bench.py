@@ -71,7 +71,7 @@ def measure(paper: Paper, recipe: Recipe, size: tuple[int, int], batches: tuple[
     from segcore.segmentor import StepInfo
     from segcore.training.batches import target_of_labels
 
-    device = distributed.init(recipe.run.device).device
+    device = distributed.current_device(recipe.run.device)
     num_classes = len(dataset_classes(recipe.data).names)
     model = placed(build_model(paper, recipe, num_classes), recipe.run, device)
     image, image_to_learn = (

@@ -123,13 +123,11 @@ class Loop:
     def _evaluate(self, is_last: bool) -> None:
         trainer, recipe = self.trainer, self.trainer.recipe
         trainer.synchronize_buffers()
-        wanted = set(range(0, len(trainer.val_data), max(len(trainer.val_data) // NUM_OVERLAYS, 1)))
         palette = trainer.val_data.classes.palette
 
-        def show(index: int, sample: Sample, prediction: Tensor) -> None:
-            if index in wanted:
-                picture = overlay(sample.image, prediction.cpu().numpy(), palette, 0.5)
-                self.logger.image(f"val/{sample.name}", picture, trainer.iteration)
+        def show(_: int, sample: Sample, prediction: Tensor) -> None:
+            picture = overlay(sample.image, prediction.cpu().numpy(), palette, 0.5)
+            self.logger.image(f"val/{sample.name}", picture, trainer.iteration)
 
         with trainer.evaluation_weights() as model:
             self.scores = evaluate(
@@ -141,6 +139,7 @@ class Loop:
                 amp=recipe.run.amp,
                 limit=0 if is_last else recipe.run.eval_images,
                 on_prediction=show if trainer.world.is_main else None,
+                shown=NUM_OVERLAYS,
             )
         summary = self.scores.summary()
         self.logger.validation(trainer.iteration, summary)
@@ -176,8 +175,11 @@ class Loop:
         return TrainResult(None, trainer.iteration, self.work_dir, exit_code=128 + number)
 
 
-def train(paper: Paper, name: str, recipe: Recipe) -> TrainResult:
+def train(paper: Paper, name: str, recipe: Recipe, held: WorkDirectory | None = None) -> TrainResult:
     """Train a recipe in its work directory.
+
+    Args:
+        held: the work directory, where the caller has locked it; it stays locked.
 
     Raises:
         InputError: for whatever the user can cause: data, options, checkpoints, a full disk, a loss that is not finite.
@@ -187,7 +189,7 @@ def train(paper: Paper, name: str, recipe: Recipe) -> TrainResult:
         raise InputError("--resume goes on from the last state, --resume-from from the given one; choose one of them")
     world = distributed.init(run.device)
     _set_determinism(run.deterministic)
-    directory = _enter(recipe, world)
+    directory = held or _enter(recipe, world)
     try:
         work_dir = Path(run.work_dir)
         saved = _state_to_resume(recipe, world)
@@ -211,7 +213,7 @@ def train(paper: Paper, name: str, recipe: Recipe) -> TrainResult:
             raise InputError("another process of this run stopped; its message says why") from error
         raise
     finally:
-        if directory:
+        if directory and not held:
             directory.release()
         distributed.shutdown()
 

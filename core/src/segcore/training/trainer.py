@@ -30,7 +30,8 @@ from segcore.segmentor import Segmentor, StepInfo, Target
 from segcore.training.batches import BatchPlan, StepSampler, TrainSet, train_loader
 from segcore.training.optim import ExponentialAverage, build_optimizer, learning_rate, set_learning_rate
 from segcore.training.seeds import OLD_SEED_RULE, SEED_RULE, SEED_RULES
-from segcore.weights.files import CheckpointMeta, run_versions
+from segcore.weights.files import run_versions
+from segcore.weights.header import CheckpointMeta
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,8 @@ class Trainer:
             )
         self.plan = BatchPlan(len(self.train_data), data.batch, run.seed)
         torch.manual_seed(run.seed)
-        self._check_classes()
+        for options in (recipe.augment, recipe.evaluate):
+            options.check_classes(len(self.train_data.classes.names))
         self._sampler(0)  # an impossible batch is refused now, not after the model was built
         self.model = self._build_model(is_resuming)
         self.names = paper.name_map(self.model)
@@ -81,14 +83,6 @@ class Trainer:
         self.seed_rule = SEED_RULE
         self.first_loss: Tensor | float | None = None
         """Of the run's first step, which later losses are measured by."""
-
-    def _check_classes(self) -> None:
-        num_classes = len(self.train_data.classes.names)
-        recipe = self.recipe
-        for option, pairs in (("augment", recipe.augment.flip_pairs), ("evaluate", recipe.evaluate.flip_pairs)):
-            wrong = [number for pair in pairs for number in pair if not 0 <= number < num_classes]
-            if wrong:
-                raise InputError(f"--{option}.flip-pairs names class {wrong[0]}; there are 0 to {num_classes - 1}")
 
     def _build_model(self, is_resuming: bool) -> Segmentor:
         recipe, num_classes = self.recipe, len(self.train_data.classes.names)
