@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from segcore.errors import InputError
+from segcore.opencv import cv2
 from segcore.pages.charts import Series
 from segcore.pages.page import Section
 from segcore.paper import Paper
