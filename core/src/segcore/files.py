@@ -118,7 +118,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Put a rename on the disk, so that a power cut cannot undo it."""
+    """Put a rename on the disk, so that a power cut cannot undo it; Windows opens no folders."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
