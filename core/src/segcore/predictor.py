@@ -69,7 +69,7 @@ class Predictor:
         Args:
             paper, recipe: what it is; needed for published files, taken from the file itself where it is ours.
             unsafe: see `read_checkpoint`.
-            device: cpu, cuda, or auto (cuda if there is one).
+            device: cpu, cuda, mps, xpu, or auto (cuda if there is one, else cpu).
 
         Raises:
             InputError: if the file cannot be read or belongs to another model.

@@ -29,7 +29,7 @@ class ReportOptions:
     data: Annotated[str, tyro.conf.arg(aliases=["--run.data"])] = ""
     """Folder of the data set; empty is the run's."""
     device: str = "auto"
-    """cpu, cuda or auto."""
+    """cpu, cuda, mps, xpu or auto, as --run.device."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
