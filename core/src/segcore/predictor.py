@@ -72,7 +72,7 @@ class Predictor:
         Args:
             paper, recipe: what it is; needed for published files, taken from the file itself where it is ours.
             unsafe: see `read_checkpoint`.
-            device: a device, or cpu, cuda (the GPU that this process uses), auto (cuda if there is one).
+            device: a device, or cpu, cuda, mps, xpu (the one that this process uses), auto (cuda if there is one).
 
         Raises:
             InputError: if the file cannot be read or belongs to another model.

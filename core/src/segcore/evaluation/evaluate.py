@@ -89,7 +89,7 @@ def _prepared(test_set: _TestSet, indices: Sequence[int], workers: int, device: 
         num_workers=workers,
         collate_fn=_only,
         worker_init_fn=quiet_worker,
-        pin_memory=device.type == "cuda",
+        pin_memory=device.type not in ("cpu", "mps"),
         prefetch_factor=2 if workers else None,
         generator=torch.Generator(),  # its own: validating must not move the random numbers of training
     )

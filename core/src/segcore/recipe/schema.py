@@ -314,7 +314,7 @@ class Run:
     deterministic: Annotated[bool, tyro.conf.arg(aliases=["--deterministic"])] = False
     """Use deterministic algorithms on the GPU (slower)."""
     device: str = "auto"
-    """cpu, cuda, or auto: the GPU if there is one."""
+    """cpu, cuda, mps (Apple), xpu (Intel), or auto: CUDA if there is any, else the CPU."""
     amp: AMP = "off"
     """Automatic mixed precision of the forward pass."""
     compile: bool = False

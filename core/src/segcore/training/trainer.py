@@ -99,7 +99,7 @@ class Trainer:
 
     def _wrap(self, step: nn.Module) -> nn.Module:
         if self.world.size > 1:
-            devices = [self.world.device] if self.world.device.type == "cuda" else None
+            devices = None if self.world.device.type == "cpu" else [self.world.device]
             with warnings.catch_warnings():
                 # newer torch renames the option, older torch knows only this name
                 warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
@@ -113,7 +113,7 @@ class Trainer:
             self.train_data, TrainTransform(recipe.augment), recipe.run.seed, self.paper.map_source(recipe)
         )
         sampler = self._sampler(self.iteration)
-        return train_loader(dataset, sampler, recipe.data.workers, pin=world.device.type == "cuda")
+        return train_loader(dataset, sampler, recipe.data.workers, pin=world.device.type not in ("cpu", "mps"))
 
     def _sampler(self, start: int) -> StepSampler:
         world, accumulate = self.world, self.recipe.optim.accumulate
