@@ -1,6 +1,6 @@
 """What surrounds the memory: levels (memorynet/PAPER 3.0), attention (3.3), context within the image (3.1).
 
-The block of all of it is a convolution without bias, batch norm and activation (`conv_norm_act`).
+The block of all of it is a convolution without bias, batch norm and activation (cbr there, `ConvNormAct` here).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from mmcv.cnn import ConvModule
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from memorynet.recipes import Activation, MemoryNetModel
+from segcore.layers.conv import ConvNormAct
 from segcore.layers.fcn_head import FCNHead
 from segcore.segmentor import resize
 
@@ -25,26 +25,6 @@ _TRANSFORMER_UPSAMPLE = 4
 """Nearest, after each of the two convolutions of a transformer's auxiliary heads."""
 _REDUCTION_MOMENTUM = 1 - 0.9**4
 """The published reduction runs four times on one tensor, with four updates of its running statistics (P9)."""
-
-
-def conv_norm_act(
-    in_channels: int, out_channels: int, kernel: int, activation: Activation, *, dilation: int = 1, stride: int = 1
-) -> ConvModule:
-    """Return cbr(in, out, kernel) of memorynet/PAPER: padded so that stride 1 keeps the size.
-
-    Shapes:
-        (B, in_channels, h, w) -> (B, out_channels, h, w)
-    """
-    return ConvModule(
-        in_channels,
-        out_channels,
-        kernel,
-        stride=stride,
-        padding=dilation * (kernel // 2),
-        dilation=dilation,
-        norm_cfg={"type": "BN"},
-        act_cfg={"type": activation},
-    )
 
 
 class LastLevel(nn.Module):
@@ -69,7 +49,7 @@ class ConcatenatedLevels(nn.Module):
         super().__init__()
         total = sum(channels)
         self.channels = (total,)
-        self.reduction = conv_norm_act(total, total, 3, activation, stride=2) if reduction else nn.Identity()
+        self.reduction = ConvNormAct(total, total, 3, activation=activation, stride=2) if reduction else nn.Identity()
         for module in self.reduction.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = _REDUCTION_MOMENTUM
@@ -113,11 +93,14 @@ class Attention(nn.Module):
     def __init__(self, channels: int, width: int, activation: Activation) -> None:
         super().__init__()
         self.query, self.key = (
-            nn.Sequential(conv_norm_act(channels, width, 1, activation), conv_norm_act(width, width, 1, activation))
+            nn.Sequential(
+                ConvNormAct(channels, width, 1, activation=activation),
+                ConvNormAct(width, width, 1, activation=activation),
+            )
             for _ in range(2)
         )
-        self.value = conv_norm_act(channels, width, 1, activation)
-        self.out = conv_norm_act(width, channels, 1, activation)
+        self.value = ConvNormAct(channels, width, 1, activation=activation)
+        self.out = ConvNormAct(width, channels, 1, activation=activation)
 
     def forward(self, query: Tensor, key_map: Tensor) -> Tensor:
         return self._attend(query, self.key(key_map), self.value(key_map))
@@ -137,7 +120,7 @@ class Attention(nn.Module):
         Shapes:
             query (B, C, h, w), weights (B, K, h, w), rows (K, C) -> (B, C, h, w)
         """
-        first = cast(ConvModule, self.key[0])
+        first = cast(ConvNormAct, self.key[0])
         table = self._projected(first, rows)  # (K, 2 width)
         if updated is None:
             mixed = _mix(weights, table)
@@ -145,10 +128,10 @@ class Attention(nn.Module):
             table_updated = self._projected(first, updated)
             mixed = _mix(weights, table_updated) + _mix(weights.detach(), table - table_updated)
         key, value = mixed.chunk(2, dim=1)  # (B, width, h, w) each
-        second = cast(ConvModule, self.key[1])
+        second = cast(ConvNormAct, self.key[1])
         return self._attend(query, second(_norm_act(first, key)), _norm_act(self.value, value))
 
-    def _projected(self, first: ConvModule, rows: Tensor) -> Tensor:
+    def _projected(self, first: ConvNormAct, rows: Tensor) -> Tensor:
         """Return the rows behind the convolutions of key and value; their biases exist once norms are folded."""
         convs = (cast(nn.Conv2d, first.conv), cast(nn.Conv2d, self.value.conv))
         parts = [F.linear(rows, conv.weight.flatten(1), conv.bias) for conv in convs]
@@ -168,10 +151,9 @@ def _mix(weights: Tensor, table: Tensor) -> Tensor:
     return F.conv2d(weights, table.t()[:, :, None, None])
 
 
-def _norm_act(block: ConvModule, x: Tensor) -> Tensor:
+def _norm_act(block: ConvNormAct, x: Tensor) -> Tensor:
     """Apply what follows the convolution in a block."""
-    assert block.norm is not None
-    return block.activate(block.norm(x))
+    return block.activate(block.bn(x))
 
 
 class AtrousPyramid(nn.Module):
@@ -186,11 +168,11 @@ class AtrousPyramid(nn.Module):
     def __init__(self, in_channels: int, width: int, dilations: Sequence[int], activation: Activation) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            conv_norm_act(in_channels, width, 1 if d == 1 else 3, activation, dilation=d) for d in dilations
+            ConvNormAct(in_channels, width, 1 if d == 1 else 3, activation=activation, dilation=d) for d in dilations
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.global_branch = conv_norm_act(in_channels, width, 1, activation)
-        self.bottleneck = conv_norm_act((len(dilations) + 1) * width, width, 3, activation)
+        self.global_branch = ConvNormAct(in_channels, width, 1, activation=activation)
+        self.bottleneck = ConvNormAct((len(dilations) + 1) * width, width, 3, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [branch(x) for branch in self.branches]
@@ -207,8 +189,8 @@ class PyramidPooling(nn.Module):
 
     def __init__(self, in_channels: int, width: int, activation: Activation) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(conv_norm_act(in_channels, width, 1, activation) for _ in POOL_SIZES)
-        self.bottleneck = conv_norm_act(in_channels + len(POOL_SIZES) * width, width, 3, activation)
+        self.branches = nn.ModuleList(ConvNormAct(in_channels, width, 1, activation=activation) for _ in POOL_SIZES)
+        self.bottleneck = ConvNormAct(in_channels + len(POOL_SIZES) * width, width, 3, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
         size = (x.shape[-2], x.shape[-1])
@@ -232,7 +214,7 @@ class ObjectContext(nn.Module):
     def __init__(self, channels: int, attention_width: int, activation: Activation) -> None:
         super().__init__()
         self.attention = Attention(channels, attention_width, activation)
-        self.bottleneck = conv_norm_act(2 * channels, channels, 3, activation)
+        self.bottleneck = ConvNormAct(2 * channels, channels, 3, activation=activation)
 
     def forward(self, pixels: Tensor, coarse: Tensor) -> Tensor:
         attended = self.attention(pixels, self.regions(pixels, coarse))

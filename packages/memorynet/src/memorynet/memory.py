@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memorynet.context import Attention, conv_norm_act
+from memorynet.context import Attention
 from memorynet.recipes import MemorySettings, Strategy
 from segcore.distributed import all_reduce_max, all_reduce_sum, world
+from segcore.layers.conv import ConvNormAct
 from segcore.losses import at_least_float32
 
 Reduce = Literal["average", "joint"]
@@ -91,7 +92,7 @@ class MemoryRead(nn.Module):
         self.settings = settings
         slots, width, activation = settings.slots, settings.attention_width, settings.activation
         self.attentions = nn.ModuleList(Attention(channels, width, activation) for _ in range(slots))
-        self.fuse = None if slots == 1 else conv_norm_act(slots * channels, channels, 1, activation)
+        self.fuse = None if slots == 1 else ConvNormAct(slots * channels, channels, 1, activation=activation)
 
     def weights(self, logits: Tensor) -> Tensor:
         """Return the weight of every class in every pixel, (B, K, h, w): its probability, or 1 for the highest."""

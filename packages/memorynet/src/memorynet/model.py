@@ -29,7 +29,6 @@ from memorynet.context import (
     Attention,
     ObjectContext,
     PyramidPooling,
-    conv_norm_act,
     create_auxiliary,
     create_context,
     create_levels,
@@ -39,6 +38,7 @@ from memorynet.recipes import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel,
 from segcore.backbones import Backbone, check_name, create_backbone, simple_pyramid
 from segcore.data.labels import IGNORE
 from segcore.errors import InputError, check
+from segcore.layers.conv import ConvNormAct
 from segcore.losses import SegmentationLoss, at_least_float32
 from segcore.recipe import Loss, Recipe
 from segcore.segmentor import EncoderDecoder, Prediction, StepInfo, Target, resize
@@ -72,7 +72,7 @@ class ClassifierHead(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, settings: MemorySettings) -> None:
         super().__init__()
-        self.transform = conv_norm_act(channels, channels, 1, settings.activation)
+        self.transform = ConvNormAct(channels, channels, 1, activation=settings.activation)
         self.dropout = nn.Dropout2d(settings.dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
@@ -86,7 +86,7 @@ class FirstHead(nn.Module):
     def __init__(self, in_channels: int, channels: int, num_classes: int, settings: MemorySettings) -> None:
         super().__init__()
         self.channels = channels
-        self.bottleneck = conv_norm_act(in_channels, channels, 3, settings.activation)
+        self.bottleneck = ConvNormAct(in_channels, channels, 3, activation=settings.activation)
         self.classify = ClassifierHead(channels, num_classes, settings)
 
     def pixels(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -122,11 +122,11 @@ class MemoryHead(nn.Module):
         self.first = first
         self.memory = Memory(num_classes, channels, settings)
         self.read = MemoryRead(channels, settings)
-        self.bottleneck = conv_norm_act(2 * channels, channels, 3, activation)
+        self.bottleneck = ConvNormAct(2 * channels, channels, 3, activation=activation)
         self.context = context
         if context is not None:
             self.context_attention = Attention(channels, settings.attention_width, activation)
-            self.context_bottleneck = conv_norm_act(2 * channels, channels, 3, activation)
+            self.context_bottleneck = ConvNormAct(2 * channels, channels, 3, activation=activation)
         self.classify = ClassifierHead(channels, num_classes, settings)
 
     def forward(self, features: Sequence[Tensor], coarse: Tensor | None = None) -> Tensor:
