@@ -149,7 +149,7 @@ def test_a_backbone_of_another_size_is_refused_block_by_block_too() -> None:
 
 
 def test_a_file_without_neck_and_decoder_is_refused() -> None:
-    with pytest.raises(InputError, match=r"neither neck nor decode_head; it starts with backbone\.conv1\.weight"):
+    with pytest.raises(InputError, match=r"no IIWA head \(neck, decode_head\); it starts with backbone\.conv1\.weight"):
         infer_model(IIWA_S, {"backbone.conv1.weight": (64, 3, 7, 7)})
     assert find_blocks(["decode_head.norm.weight", "neck.convs.0.weight"]) == {}
 

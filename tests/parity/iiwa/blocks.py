@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from iiwa.attention import CrossIIWA, SelfIIWA, match, pad_to_windows, prepare_memory, sine_position, window_means
-from iiwa.names import ATTENTION_LEAVES, FUSION_LEAVES, leaf_renames
+from iiwa.names import ATTENTION_LEAVES, FUSION_LEAVES, POOLS, leaf_renames
 from iiwa.neck import CascadeNeck, CrossFusion, Fusion, PlainFusion
 from iiwa.recipes import IIWAModel
 from segcore.backbones.swin import Swin
-from segcore.backbones.swin_names import OPENMMLAB
+from segcore.backbones.swin_names import INDEX_TABLE, OPENMMLAB
 from segcore.weights.names import NameMap
 from tests.parity.building import compare_norms, count, gradient_norms, one_of, record, settled, tensor
 from tests.parity.case_files import Comparison, ParityCase
@@ -23,10 +23,11 @@ from tests.parity.fill import image
 _SEED_OF_WEIGHTS = 9
 _OUTPUT = 1e-5  # of the standard deviation, the case's own suggestion
 _GRADIENT = 1e-3
-ATTENTION = NameMap(leaf_renames(ATTENTION_LEAVES), ("relative_position_index",))
-FUSION = NameMap(leaf_renames(FUSION_LEAVES))
+ATTENTION = NameMap(leaf_renames(ATTENTION_LEAVES), companions=(INDEX_TABLE,))
+FUSION = NameMap(leaf_renames(FUSION_LEAVES), transforms=(POOLS,))
 NECK = NameMap(
     ((r"^fuse(\d)\.0\.", r"fuse\1."), *leaf_renames(FUSION_LEAVES, r"fuse\d\.")),  # the case has no rounds
+    transforms=(POOLS,),
 )
 
 
