@@ -262,8 +262,6 @@ def test_the_last_good_state_holds_no_exploded_weights(tmp_path: Path, monkeypat
         return terms
 
     monkeypatch.setattr(engine.Trainer, "step", explode)
-    with pytest.raises(
-        InputError, match=r"after iteration 4; the last good state is .*state-00000002\.pt \("
-    ):
+    with pytest.raises(InputError, match=r"after iteration 4; the last good state is .*state-00000002\.pt \("):
         train(PAPER, "toy", steps(recipe(tmp_path), 6))
     assert max(state_files(tmp_path)) == 3  # its weights are finite
