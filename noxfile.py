@@ -82,6 +82,12 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def faults(session: nox.Session) -> None:
+    """Damage files of every paper at length: one sentence or the same numbers (arguments go to pytest)."""
+    shared(session, *TEST_TOOLS).run("pytest", "tests/faults", "-m", "faults", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def parity(session: nox.Session) -> None:
     """Compare with the published implementations: `PARITY_CASES=dir nox -s parity` reads other cases."""
     shared(session, *TEST_TOOLS).run("pytest", "tests/parity", "-n", "2", "-rs", *session.posargs)
