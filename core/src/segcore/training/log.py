@@ -287,7 +287,7 @@ class _LogFile(logging.FileHandler):
 
 def _handlers(path: Path, console: Console) -> list[logging.Handler]:
     """Return where log lines go: the file, and the terminal above the progress bar or standard error."""
-    file = _LogFile(path)
+    file = _LogFile(path, encoding="utf-8")
     shown = RichHandler(console=console, show_path=False) if console.is_terminal else logging.StreamHandler(sys.stderr)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     shown.setFormatter(logging.Formatter("%(message)s" if console.is_terminal else "%(asctime)s %(message)s"))
