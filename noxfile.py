@@ -18,7 +18,14 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["tests"]
 
 PACKAGES = sorted(folder.parent.name for folder in Path("packages").glob("*/pyproject.toml"))
-TEST_TOOLS = ("pytest>=8", "pytest-xdist>=3", "pytest-timeout>=2", "hypothesis>=6", "pycocotools>=2.0.8")
+TEST_TOOLS = (
+    "pytest>=8",
+    "pytest-xdist>=3",
+    "pytest-timeout>=2",
+    "hypothesis>=6",
+    "pycocotools>=2.0.8",
+    "mmcv-lite>=2.1",
+)
 
 
 class Environment:

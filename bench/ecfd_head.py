@@ -21,8 +21,8 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from ecfd.heads import ECFDHead
-from ecfd.options import SMALL, TINY, ECFDModel
+from ecfd.model import ECFDHead
+from ecfd.recipes import SMALL, TINY, ECFDModel
 from segcore.layers.fuse import fuse_norms
 from segcore.losses import cross_entropy
 from segcore.segmentor import resize

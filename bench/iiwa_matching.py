@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from iiwa.ops import match_windows
+from iiwa.matching.op import match_windows
 
 GRIDS = {
     "512 crop, 8x8": (8, 8),

@@ -23,9 +23,9 @@ from evaluation import PeakMemory  # bench/ is on the path of its own programs
 from torch import Tensor
 
 from memorynet import memory as memory_module
+from memorynet.memory import update_memory
 from memorynet.model import MemoryNet
-from memorynet.ops import update_memory
-from memorynet.options import R50
+from memorynet.recipes import R50
 from segcore.recipe import Loss
 from segcore.segmentor import StepInfo, Target
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from inspect import unwrap
 from typing import TypeVar
 
 import torch
@@ -16,13 +17,24 @@ from einops import rearrange
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from iiwa.attention import CrossIIWA, Memory, SelfIIWA, WindowBlock
+from iiwa.attention import (
+    CrossIIWA,
+    Memory,
+    SelfIIWA,
+    WindowBlock,
+    pad_to_windows,
+    sine_position,
+    spread_tokens,
+    to_windows,
+    window_grid,
+    window_means,
+)
 from iiwa.neck import CrossFusion
-from iiwa.windows import _sine_table, pad_to_windows, spread_tokens, to_windows, window_grid, window_means
 from segcore.backbones import swin
 from segcore.layers.linear import OneDnnLinear
 
 Module = TypeVar("Module", bound=nn.Module)
+_computed_position = unwrap(sine_position)  # without what is kept from earlier calls
 
 
 def straightforward(model: Module) -> Module:
@@ -77,7 +89,7 @@ class _PlainBlock(WindowBlock):
         return spread_tokens(out, grid, (grid[0] * self.window[0], grid[1] * self.window[1]))
 
     def _placed(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        return tokens + _sine_table(*grid, tokens.shape[-1], tokens.device)
+        return tokens + _computed_position(*grid, tokens.shape[-1], tokens.device)
 
 
 class PlainSelfIIWA(_PlainBlock, SelfIIWA):
@@ -125,7 +137,7 @@ class PlainCrossFusion(CrossFusion):
     """Fusion block of out_type '2', iiwa/PAPER 3.6, with the scores of every window."""
 
     def _with_local_position(self, x: Tensor, window: tuple[int, int]) -> Tensor:
-        return to_windows(x, window) + _sine_table(*window, x.shape[-1], x.device)
+        return to_windows(x, window) + _computed_position(*window, x.shape[-1], x.device)
 
     def _pair_windows(self, query: Tensor, key: Tensor, grid: tuple[int, int], scale: float) -> Tensor:
         parts = (self.intra_q(query), self.intra_k(key), self.intra_v(key))

@@ -18,8 +18,7 @@ from baselines.iiwa_blocks import straightforward, with_plain_linear
 from torch import Tensor, nn
 
 from iiwa.model import IIWA
-from iiwa.options import IIWAModel
-from iiwa.recipes import RECIPES
+from iiwa.recipes import RECIPES, IIWAModel
 
 TARGET = 1.3
 TOLERANCE = 1e-3  # of the output's standard deviation

@@ -16,7 +16,7 @@ IGNORE = 255
 def plain_update_memory(
     memory: Tensor, features: Tensor, label: Tensor, momentum: float, *, strategy: str = "cosine_similarity"
 ) -> Tensor:
-    """Compute `memorynet.ops.update_memory` of one process (memorynet/PAPER 4)."""
+    """Compute `memorynet.memory.update_memory` of one process (memorynet/PAPER 4)."""
     pixels = F.interpolate(features, size=label.shape[1:], mode="bilinear").permute(0, 2, 3, 1)  # (B, H, W, C)
     result = memory.clone()
     for number in label.unique().tolist():

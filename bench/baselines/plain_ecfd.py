@@ -13,12 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecfd.clgd import CLGD
-from ecfd.fpn import FPN
-from ecfd.fusion import CrossFusionBlock, TokenMLP
-from ecfd.heads import ECFDHead
-from ecfd.layers import ConvBR
-from ecfd.rce import RCE, PositionGrid
+from ecfd.fusion import PositionGrid, TokenMLP
+from ecfd.model import CLGD, FPN, RCE, CrossFusionBlock, ECFDHead
 from segcore.layers.deform_attn.layer import DeformableAttention
 from segcore.layers.deform_attn.op import deform_attn
 
@@ -93,7 +89,7 @@ def _position(position: PositionGrid, size: tuple[int, int]) -> Tensor:
     return _tokens(F.interpolate(grid, size=size, mode="bicubic", align_corners=False))
 
 
-def _conv_br(layers: ConvBR, x: Tensor) -> Tensor:
+def _conv_br(layers: nn.Sequential, x: Tensor) -> Tensor:
     """Apply the layers one by one: the module itself may take maps in place of their concatenation."""
     for layer in layers:
         x = layer(x)

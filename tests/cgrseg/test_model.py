@@ -13,9 +13,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cgrseg.head import BandConv, CGRSegHead, ClassPrototypes, LevelConv, PyramidContext, RectangularModule
-from cgrseg.model import CGRSeg
-from cgrseg.options import CGRSegModel
+from cgrseg.model import (
+    BandConv,
+    CGRSeg,
+    CGRSegHead,
+    ClassPrototypes,
+    LevelConv,
+    PyramidContext,
+    RectangularModule,
+)
+from cgrseg.recipes import CGRSegModel
 from segcore.distributed import synchronized_norms
 from segcore.errors import InputError
 from segcore.layers.fuse import fuse_norms
@@ -95,7 +102,7 @@ def test_convolution_before_the_upsampling_equals_the_published_order() -> None:
 
 
 def test_the_pyramid_pools_overlapping_windows_where_rows_are_odd() -> None:
-    pyramid = PyramidContext((2, 3, 4), num_modules=1, band=3, sync_norms=False).eval()
+    pyramid = PyramidContext((2, 3, 4), CGRSegModel(backbone="", pyramid_modules=1, band=3)).eval()
     levels = [_image(1, 2, 20, 12), _image(1, 3, 10, 6), _image(1, 4, 5, 3)]
     seen = []
     pyramid.blocks.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -178,7 +185,7 @@ def test_only_norms_outside_the_rectangular_modules_are_synchronized() -> None:
 def test_initial_head_is_the_published_one() -> None:
     torch.manual_seed(0)
     width = 1024  # wide, so that standard deviations are sharp
-    head = CGRSegHead((8, 16, 32), 150, width=width, num_modules=1, band=3, dropout=0.1)
+    head = CGRSegHead((8, 16, 32), 150, CGRSegModel(backbone="", width=width, pyramid_modules=1, band=3))
     assert float(head.classifier.weight.detach().std()) == pytest.approx(0.01, rel=0.02)
     assert not head.classifier.bias.any()
     # kaiming fan_out of a depthwise convolution, not divided by its groups
@@ -199,7 +206,7 @@ def test_a_backbone_with_too_few_levels_is_refused(monkeypatch: pytest.MonkeyPat
     class TwoLevels(nn.Module):
         channels, strides = (8, 16), (8, 16)
 
-    monkeypatch.setattr("cgrseg.model.create_backbone", lambda *_, **__: TwoLevels())
+    monkeypatch.setattr("segcore.backbones.create_backbone", lambda *_, **__: TwoLevels())
     with pytest.raises(InputError, match=r"strides \[8, 16\]; CGRSeg needs 3 levels"):
         CGRSeg(CGRSegModel(backbone="two"), num_classes=3)
 

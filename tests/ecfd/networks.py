@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ecfd.heads import HEADS, Decoder
-from ecfd.model import ECFD
-from ecfd.options import ECFDModel, Head
+from ecfd.model import ECFD, HEADS, Decoder
+from ecfd.recipes import ECFDModel, Head
 
 CHANNELS = (8, 16, 24, 32)
 VARIANTS: tuple[Head, ...] = ("ecfd", "patch4", "fpn", "general_fpn", "general", "spatial")

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecfd.fusion import CICM, SICM, SingleStreamFusion
-from ecfd.model import ECFD
-from ecfd.options import BASE, LARGE, SMALL, TINY, ECFDModel, Head
-from ecfd.rce import RCE
+from ecfd.fusion import SingleStreamFusion
+from ecfd.model import CICM, ECFD, RCE, SICM
+from ecfd.recipes import BASE, LARGE, SMALL, TINY, ECFDModel, Head
 from segcore.distributed import synchronized_norms
 from segcore.errors import InputError
 from segcore.segmentor import StepInfo, Target
@@ -57,13 +56,13 @@ def test_every_parameter_of_a_head_gets_a_gradient(variant: Head) -> None:
 
 def test_context_is_unchanged_by_the_first_blocks_at_the_start() -> None:
     context, spatial, sizes = _image(2, 6, 24), _image(2, 24 + 6 + 2, 24), [(4, 6), (2, 3), (1, 2)]
-    cicm = CICM(24, 3, 4, 1.0)
+    cicm = CICM(options())
     torch.testing.assert_close(cicm(context, spatial, sizes), context, rtol=0, atol=0)  # gamma starts at 0
-    assert not torch.allclose(SICM(24, 3, 4, 1.0, 0.5)(spatial, context, sizes), spatial)
+    assert not torch.allclose(SICM(options())(spatial, context, sizes), spatial)
 
 
 def test_single_stream_attention_reaches_the_output_through_the_mlp_only() -> None:
-    block = SingleStreamFusion(24, 1, 3, 4, 1.0)
+    block = SingleStreamFusion(options(), levels=1)
     nn.init.zeros_(block.mlp.fc2.weight)
     nn.init.zeros_(block.mlp.fc2.bias)
     tokens = _image(2, 6, 24)
@@ -180,7 +179,7 @@ def test_a_backbone_with_too_few_levels_is_refused(monkeypatch: pytest.MonkeyPat
     class ThreeLevels(nn.Module):
         channels, strides = (8, 16, 32), (8, 16, 32)
 
-    monkeypatch.setattr("ecfd.model.create_backbone", lambda *_, **__: ThreeLevels())
+    monkeypatch.setattr("segcore.backbones.create_backbone", lambda *_, **__: ThreeLevels())
     with pytest.raises(InputError, match=r"strides \[8, 16, 32\]; ECFD needs 4 levels"):
         ECFD(options(backbone="three"), num_classes=3)
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from ecfd.model import ECFD
-from ecfd.options import ECFDModel
-from ecfd.recipes import PAPER, RECIPES
+from ecfd.recipes import PAPER, RECIPES, ECFDModel
 from segcore.data import dataset_classes
 from segcore.layers.count import Count, count
 from segcore.recipe import Recipe

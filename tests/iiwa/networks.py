@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from iiwa.model import IIWA
-from iiwa.options import IIWAModel
+from iiwa.recipes import IIWAModel
 
 TINY = IIWAModel(
     backbone="swin_tiny_patch4_window7_224",

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from iiwa.model import IIWA
-from iiwa.options import IIWAModel
+from iiwa.recipes import IIWAModel
 from segcore.errors import InputError
 from segcore.recipe import Loss
 from segcore.segmentor import StepInfo, Target

@@ -9,8 +9,7 @@ import torch
 
 from iiwa.model import IIWA
 from iiwa.names import name_map
-from iiwa.options import IIWAModel
-from iiwa.recipes import PAPER, RECIPES
+from iiwa.recipes import PAPER, RECIPES, IIWAModel
 from segcore.layers.count import count
 from segcore.recipe.file import recipe_from_plain
 from segcore.recipe.plain import from_plain, to_plain

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from memorynet.model import MemoryNet
-from memorynet.options import MemoryNetModel
+from memorynet.recipes import MemoryNetModel
 from segcore.segmentor import StepInfo, Target
 
 SMALL = MemoryNetModel(backbone="resnet18", pretrained=False, width=16, attention_width=8, dropout=0.0, momentum_lr=0.1)

@@ -13,8 +13,8 @@ from torch import Tensor
 from memorynet.inspection.command import main
 from memorynet.inspection.content import MemoryContent, memory_of, read_memory
 from memorynet.inspection.page import memory_page
-from memorynet.memory import Memory, MemorySettings
-from memorynet.recipes import PAPER
+from memorynet.memory import Memory
+from memorynet.recipes import PAPER, MemorySettings
 from segcore.data.base import load_classes
 from segcore.errors import InputError
 from segcore.pages.page import Chart, Note, Row, Table

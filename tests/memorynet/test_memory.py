@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memorynet.attention import Attention
-from memorynet.memory import MemoryRead, MemorySettings
-from memorynet.ops import update_memory
-from memorynet.recipes import RECIPES
+from memorynet.context import Attention
+from memorynet.memory import MemoryRead, update_memory
+from memorynet.recipes import RECIPES, MemorySettings
 from segcore.training.optim import learning_rate
 from tests.memorynet.networks import STEP, batch_of, random, small_network, total
 
@@ -19,7 +18,7 @@ CLASSES, CHANNELS = 5, 12
 
 def _read(**settings: object) -> MemoryRead:
     torch.manual_seed(0)
-    read = MemoryRead(CHANNELS, 8, MemorySettings(**settings), "ReLU")  # pyright: ignore[reportArgumentType]
+    read = MemoryRead(CHANNELS, MemorySettings(attention_width=8, **settings))  # pyright: ignore[reportArgumentType]
     return read.double().eval()
 
 

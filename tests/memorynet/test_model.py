@@ -13,12 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from memorynet.context import AtrousPyramid, PyramidPooling
-from memorynet.head import FirstHead, MemoryHead, PixelHead
-from memorynet.levels import ConcatenatedLevels
-from memorynet.memory import MemorySettings
-from memorynet.model import MemoryNet, MemorySegmentor
-from memorynet.options import MemoryNetModel
+from memorynet.context import AtrousPyramid, ConcatenatedLevels, PyramidPooling
+from memorynet.model import FirstHead, MemoryHead, MemoryNet, MemorySegmentor, PixelHead
+from memorynet.recipes import MemoryNetModel, MemorySettings
 from segcore.backbones import create_backbone
 from segcore.errors import InputError
 from segcore.layers.fcn_head import FCNHead
@@ -137,7 +134,8 @@ def test_a_memory_works_on_the_fully_convolutional_head_of_core() -> None:
     backbone = create_backbone("resnet18", pretrained=False)
     first = FCNHead(backbone.channels[1], 16, num_classes=5, index=1, dropout=0.0)
     assert isinstance(first, PixelHead)
-    head = MemoryHead(first, num_classes=5, settings=MemorySettings(momentum=0.5), attention_width=8, dropout=0.0)
+    settings = MemorySettings(momentum=0.5, attention_width=8, dropout=0.0)
+    head = MemoryHead(first, num_classes=5, settings=settings)
     model = MemorySegmentor(backbone, head, num_classes=5)
     images, target = batch_of(64, 64)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -196,10 +194,9 @@ class _Convolution(nn.Conv2d):
 
 def _traceable(slots: int) -> MemorySegmentor:
     torch.manual_seed(0)
-    first = FirstHead(8, 6, num_classes=5, dropout=0.0, activation="ReLU")
-    settings = MemorySettings(slots=slots, momentum_lr=0.1)
-    head = MemoryHead(first, num_classes=5, settings=settings, attention_width=4, dropout=0.0)
-    return MemorySegmentor(_Convolution(3, 8, 8, 8), head, num_classes=5, consistency_weight=1.0).train()
+    settings = MemorySettings(slots=slots, momentum_lr=0.1, attention_width=4, dropout=0.0, consistency_loss=1.0)
+    head = MemoryHead(FirstHead(8, 6, num_classes=5, settings=settings), num_classes=5, settings=settings)
+    return MemorySegmentor(_Convolution(3, 8, 8, 8), head, num_classes=5).train()
 
 
 @pytest.mark.parametrize(("slots", "backend"), [(1, "eager"), pytest.param(2, "aot_eager", marks=pytest.mark.slow)])

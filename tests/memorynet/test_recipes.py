@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from memorynet.model import MemoryNet
-from memorynet.options import MemoryNetModel
-from memorynet.recipes import PAPER, RECIPES
+from memorynet.recipes import PAPER, RECIPES, MemoryNetModel
 from segcore.data import dataset_classes
 from segcore.recipe import MS_RATIOS
 from segcore.recipe.file import recipe_from_plain

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memorynet.ops import update_memory
+from memorynet.memory import update_memory
 from memorynet.recipes import PAPER, RECIPES
 from segcore import distributed
 from segcore.recipe import Recipe

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from memorynet.ops import Strategy, present_classes, update_memory
+from memorynet.memory import present_classes, update_memory
+from memorynet.recipes import Strategy
 
 DEFINITION = Path(__file__).parents[2] / "bench" / "baselines" / "memory_update.py"
 plain_update_memory = runpy.run_path(str(DEFINITION))["plain_update_memory"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memorynet.ops import average_over_ranks, present_classes, update_memory
+from memorynet.memory import average_over_ranks, present_classes, update_memory
 from segcore import distributed
 from tests.memorynet.two_processes import run_two
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcore.losses import pixel_accuracy
+from segcore.losses import at_least_float32, pixel_accuracy
 
 
 class Target(NamedTuple):
@@ -47,6 +48,14 @@ class StepInfo(NamedTuple):
     epoch: int = 1
 
 
+class Prediction(NamedTuple):
+    """What a training step supervises: logits (B, K, h, w), their name in the log and the weight of their loss."""
+
+    name: str
+    logits: Tensor
+    weight: float = 1.0
+
+
 class Segmentor(nn.Module, ABC):
     """A segmentation network.
 
@@ -76,11 +85,20 @@ class Segmentor(nn.Module, ABC):
         """Return the scalars of a training step: names containing "loss" are summed, the others only logged."""
 
 
-def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize bilinearly with align_corners False (docs/protocol 3.5); returns the input where the size is the same."""
-    if logits.shape[-2:] == torch.Size(size):
-        return logits
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+Size = tuple[int, int]
+"""Height and width, pixels of the image or map."""
+
+
+def size_of(x: Tensor) -> Size:
+    """Return the height and width of images or maps (..., h, w)."""
+    return x.shape[-2], x.shape[-1]
+
+
+def resize(x: Tensor, size: Size, *, align_corners: bool = False) -> Tensor:
+    """Resize (B, C, h, w) bilinearly (docs/protocol 3.5); returns the input where the size is the same."""
+    if size_of(x) == size:
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
 class EncoderDecoder(Segmentor):
@@ -131,7 +149,7 @@ class EncoderDecoder(Segmentor):
     def _encode(self, image: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
         """Return the features that the head takes of the (padded) image, and its padded size."""
         image = self._pad(image)
-        return self.backbone(image), (image.shape[-2], image.shape[-1])
+        return self.backbone(image), size_of(image)
 
     @staticmethod
     def _cut(logits: Tensor, legal: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -142,19 +160,35 @@ class EncoderDecoder(Segmentor):
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) -> logits (B, K, h, w), see `Segmentor.forward`."""
-        size = (image.shape[-2], image.shape[-1])
+        size = size_of(image)
         features, legal = self._encode(image)
         return self._cut(self.head(features), legal, size)
 
     def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
         """Return decode.loss_*, aux_<i>.loss_* and decode.acc_seg (percent of labeled pixels)."""
-        size = (image.shape[-2], image.shape[-1])
         features, legal = self._encode(image)
-        logits = resize(self._cut(self.head(features).float(), legal, size), size)  # (B, K, H, W)
-        result = {f"decode.{name}": value for name, value in self.loss(logits, target.label).items()}
-        result["decode.acc_seg"] = pixel_accuracy(logits.detach(), target.label)
-        for i, head in enumerate(self.auxiliary or ()):
-            logits = resize(self._cut(head(features).float(), legal, size), size)
-            for name, value in self.loss(logits, target.label).items():
-                result[f"aux_{i}.{name}"] = self.auxiliary_weight * value
+        return self._terms(self._predictions(features), legal, target.label)
+
+    def _predictions(self, features: list[Tensor]) -> list[Prediction]:
+        """Return what training compares with the label; the main logits are called decode."""
+        return [Prediction("decode", self.head(features)), *self._auxiliary_predictions(features)]
+
+    def _auxiliary_predictions(self, features: list[Tensor]) -> list[Prediction]:
+        heads = enumerate(self.auxiliary or ())
+        return [Prediction(f"aux_{i}", head(features), self.auxiliary_weight) for i, head in heads]
+
+    def _terms(self, predictions: Sequence[Prediction], legal: tuple[int, int], label: Tensor) -> dict[str, Tensor]:
+        """Return the weighted terms of every prediction at the label's size, and decode.acc_seg.
+
+        Args:
+            legal: size of the padded image.
+        """
+        size = (label.shape[-2], label.shape[-1])
+        result: dict[str, Tensor] = {}
+        for name, logits, weight in predictions:
+            logits = resize(self._cut(at_least_float32(logits), legal, size), size)  # (B, K, H, W)
+            for term, value in self.loss(logits, label).items():
+                result[f"{name}.{term}"] = weight * value
+            if name == "decode":
+                result["decode.acc_seg"] = pixel_accuracy(logits.detach(), label)
         return result

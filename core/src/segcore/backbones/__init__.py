@@ -20,9 +20,10 @@ from segcore.backbones.resnest import ResNeSt
 from segcore.backbones.simple_pyramid import SimplePyramid
 from segcore.backbones.swin import Swin
 from segcore.backbones.vit_levels import TransformerLevels
-from segcore.errors import InputError
+from segcore.errors import InputError, check
+from segcore.recipe import Model
 
-__all__ = ["Backbone", "check_name", "create_backbone"]
+__all__ = ["Backbone", "backbone_of", "check_name", "create_backbone"]
 
 
 class _Family(NamedTuple):
@@ -114,6 +115,26 @@ def create_backbone(
             raise
         raise InputError(f"--model.backbone {name} has no drop path; add --model.drop-path 0") from error
     set_norm_policy(backbone, norm)
+    return backbone
+
+
+def backbone_of(options: Model, *, levels: int, paper: str, **changes: Any) -> Backbone:
+    """Build the backbone that a network's options ask for.
+
+    Args:
+        levels: how many feature maps the paper's head takes, the last ones.
+        paper: its name.
+        changes: further options of the backbone, as of `create_backbone`.
+
+    Raises:
+        InputError: as `create_backbone`, and where the backbone has fewer levels.
+    """
+    backbone = create_backbone(options.backbone, options.pretrained, options.weights, options.backbone_norm, **changes)
+    check(
+        len(backbone.channels) >= levels,
+        f"--model.backbone {options.backbone} has feature maps at strides {list(backbone.strides)}; "
+        f"{paper} needs {levels} levels, choose a backbone with more",
+    )
     return backbone
 
 

@@ -1,4 +1,4 @@
-"""Fully convolutional head: the auxiliary head of ECFD and MemoryNet, docs/protocol 5.5."""
+"""Fully convolutional head: the auxiliary head of ECFD and MemoryNet, docs/protocol 5.5; the classifier of heads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.layers.conv import Activation, ConvNormAct
+
+
+def pixel_classifier(channels: int, num_classes: int) -> nn.Conv2d:
+    """Return the last 1x1 convolution of a head, initialized as in mmsegmentation: normal (std 0.01), bias 0."""
+    classifier = nn.Conv2d(channels, num_classes, 1)
+    nn.init.normal_(classifier.weight, std=0.01)
+    nn.init.zeros_(classifier.bias)  # pyright: ignore[reportArgumentType]
+    return classifier
 
 
 class FCNHead(nn.Module):
@@ -52,9 +60,7 @@ class FCNHead(nn.Module):
             ConvNormAct(widths[i], widths[i + 1], 3, activation=activation) for i in range(num_convs)
         )
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)  # pyright: ignore[reportArgumentType]
+        self.classifier = pixel_classifier(channels, num_classes)
 
     def pixels(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the features that are classified and their logits, before the last upsampling.

@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from segcore.errors import InputError
-from segcore.files import atomic_write
+from segcore.files import atomic_write, open_to_append
 
 _PACKAGE = logging.getLogger("segcore")
 
@@ -59,7 +59,7 @@ class JsonLines:
             kept = [line for line in path.read_text().splitlines() if _is_before(line, start)]
             with atomic_write(path) as file:
                 file.write("".join(f"{line}\n" for line in kept).encode())
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115 - open until `close`
+        self._file = open_to_append(path)
 
     def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
         """Append one line."""
@@ -278,9 +278,16 @@ def create_logger(
     return RunLogger(Path(work_dir), total, start=start, wandb=wandb) if is_main else NullLogger()
 
 
+class _LogFile(logging.FileHandler):
+    """The handler of log.txt."""
+
+    def _open(self) -> Any:
+        return open_to_append(Path(self.baseFilename))
+
+
 def _handlers(path: Path, console: Console) -> list[logging.Handler]:
     """Return where log lines go: the file, and the terminal above the progress bar or standard error."""
-    file = logging.FileHandler(path)
+    file = _LogFile(path)
     shown = RichHandler(console=console, show_path=False) if console.is_terminal else logging.StreamHandler(sys.stderr)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     shown.setFormatter(logging.Formatter("%(message)s" if console.is_terminal else "%(asctime)s %(message)s"))

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cgrseg.options import CGRSegModel
-from cgrseg.recipes import RECIPES
+from cgrseg.recipes import RECIPES, CGRSegModel
 from segcore.paper import given_by
 
 if TYPE_CHECKING:

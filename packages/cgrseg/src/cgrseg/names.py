@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from cgrseg.options import CGRSegModel
+from cgrseg.recipes import CGRSegModel
 from segcore.backbones.efficientformer_v2 import EfficientFormerV2
-from segcore.backbones.efficientformer_v2_weights import REFERENCE_DROPPED, REFERENCE_RENAMES
-from segcore.errors import InputError
+from segcore.backbones.efficientformer_v2_weights import REFERENCE
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
-from segcore.weights.names import NameMap
+from segcore.weights.names import NameMap, Shapes, count_parts, no_head
 
 _HEAD_RENAMES = (
     (r"^head\.pyramid\.blocks\.", "decode_head.trans.transformer_blocks."),
@@ -44,11 +42,11 @@ _BACKBONES_BY_WIDTH: dict[tuple[int, ...], str] = {  # channels at strides 8, 16
 def name_map(model: Segmentor) -> NameMap:
     """Return the published names of a network; those of another backbone than EfficientFormerV2 are timm's."""
     if isinstance(model.backbone, EfficientFormerV2):
-        return NameMap((*REFERENCE_RENAMES, *_HEAD_RENAMES), REFERENCE_DROPPED)
+        return REFERENCE.with_renames(*_HEAD_RENAMES)
     return NameMap(_HEAD_RENAMES)
 
 
-def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+def infer_model(options: Model, shapes: Shapes) -> Model:
     """Return the options a published checkpoint was made with: backbone, width, band and depth of the head.
 
     Args:
@@ -61,20 +59,12 @@ def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
     assert isinstance(options, CGRSegModel)
     fuse = [shapes.get(f"decode_head.SIM.{i}.fuse1.conv.weight") for i in range(3)]
     band = shapes.get("decode_head.meta.0.token_mixer.excite.0.weight")
-    depth = _count_blocks(shapes)
+    depth = count_parts(shapes, "decode_head.trans.transformer_blocks.")
     if None in fuse or band is None or depth == 0:
-        first = ", ".join(list(shapes)[:3]) or "nothing"
-        raise InputError(
-            f"the checkpoint has no CGRSeg head (decode_head.SIM, .meta and .trans); it starts with {first}"
-        )
+        raise no_head("CGRSeg head (decode_head.SIM, .meta and .trans)", shapes)
     widths = tuple(shape[1] for shape in fuse if shape is not None)
     backbone = options.backbone
     if "backbone.patch_embed.0.weight" in shapes:
         backbone = _BACKBONES_BY_WIDTH.get(widths, backbone)
     width = next(shape[0] for shape in fuse if shape is not None)
     return replace(options, backbone=backbone, width=width, band=band[-1], pyramid_modules=depth)
-
-
-def _count_blocks(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    prefix = "decode_head.trans.transformer_blocks."
-    return len({name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)})

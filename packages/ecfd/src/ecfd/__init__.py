@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ecfd.options import ECFDModel
-from ecfd.recipes import RECIPES
+from ecfd.recipes import RECIPES, ECFDModel
 from segcore.paper import given_by
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
-"""Cross-information fusion: CICM, SICM and the blocks that alternate them (ecfd/PAPER 3.5 and 3.10).
+"""Tokens of maps: their layout and positions, what they read from one another, their MLP (ecfd/PAPER 3.1 to 3.5).
 
-Context tokens X come from level 3, spatial tokens S from levels 2, 3 and 4, all E channels wide.
+Also what the ablation has in place of RCE and of the blocks (ecfd/PAPER 3.10).
 """
 
 from __future__ import annotations
@@ -11,14 +11,80 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecfd.tokens import Size, reference_points, to_maps, to_tokens
+from ecfd.recipes import ECFDModel
 from segcore.layers.deform_attn.layer import DeformableAttention
+from segcore.layers.deform_attn.points import reference_points
+from segcore.layers.kept_by_size import KeptBySize
+from segcore.segmentor import Size, resize, size_of
 
 _SINGLE_STREAM_MLP_RATIO = 0.25  # whatever the configuration says, as published
 
 
-def _norm(channels: int) -> nn.LayerNorm:
-    return nn.LayerNorm(channels, eps=1e-6)
+def to_tokens(maps: Sequence[Tensor]) -> Tensor:
+    """Concatenate maps (B, C, h_i, w_i), each row-major: (B, S, C), S = the sum of h_i * w_i."""
+    rows = [level.flatten(2).transpose(1, 2) for level in maps]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+
+def to_maps(tokens: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
+    """Split tokens (B, S, C) into views (B, C, h_i, w_i), whose channels lie side by side in memory."""
+    parts = tokens.split([height * width for height, width in sizes], dim=1)
+    return [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
+
+
+class PositionGrid(KeptBySize):
+    """Learnt position of every place: a grid as fine as level 1 of the training crop, resized to the tokens' map.
+
+    Args:
+        grid: height and width of the grid: a quarter of the training crop (`pretrain_img_size` / `patch_size`).
+        channels: E.
+
+    Shapes:
+        height and width of a map -> (1, h * w, E)
+    """
+
+    def __init__(self, grid: Size, channels: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.embedding = nn.Parameter(torch.zeros(1, 1 + grid[0] * grid[1], channels))  # row 0 is never used
+
+    @property
+    def source(self) -> Tensor:
+        return self.embedding
+
+    def compute(self, height: int, width: int) -> Tensor:
+        """Resize the grid, bicubic without antialias."""
+        maps = self.embedding[:, 1:].transpose(1, 2).unflatten(2, self.grid)  # (1, E, g_h, g_w)
+        if (height, width) != self.grid:
+            maps = F.interpolate(maps, size=(height, width), mode="bicubic", align_corners=False)
+        return maps.flatten(2).transpose(1, 2)
+
+
+def token_norm(options: ECFDModel) -> nn.LayerNorm:
+    """Return the layer norm of all tokens of the head."""
+    return nn.LayerNorm(options.embed_dim, eps=1e-6)
+
+
+class Reader(nn.Module):
+    """Tokens that read the maps of other tokens: deformable attention, with a layer norm before either.
+
+    Args:
+        options: width, heads and samples.
+        levels: maps that are read.
+    """
+
+    def __init__(self, options: ECFDModel, levels: int) -> None:
+        super().__init__()
+        self.query_norm = token_norm(options)
+        self.feature_norm = token_norm(options)
+        self.attention = DeformableAttention(
+            options.embed_dim, levels, options.heads, options.points, options.value_ratio
+        )
+
+    def read(self, queries: Tensor, sizes: Sequence[Size], features: Tensor, feature_sizes: Sequence[Size]) -> Tensor:
+        """Return what tokens (B, Q, E) of the maps of `sizes` read from tokens (B, S, E) of other maps: (B, Q, E)."""
+        reference = reference_points(tuple(sizes), device=queries.device)
+        return self.attention(self.query_norm(queries), reference, self.feature_norm(features), feature_sizes)
 
 
 class TokenMLP(nn.Module):
@@ -41,64 +107,8 @@ class TokenMLP(nn.Module):
         return self.fc2(F.gelu(to_tokens(maps)))
 
 
-class CICM(nn.Module):
-    """Context queries read the three spatial levels: X + gamma * attention(X, S); gamma starts at zero.
-
-    Shapes:
-        context (B, h_3 * w_3, E), spatial (B, S, E) -> context
-    """
-
-    def __init__(self, channels: int, heads: int, points: int, value_ratio: float) -> None:
-        super().__init__()
-        self.query_norm = _norm(channels)
-        self.feature_norm = _norm(channels)
-        self.attention = DeformableAttention(channels, 3, heads, points, value_ratio)
-        self.gamma = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, context: Tensor, spatial: Tensor, sizes: Sequence[Size]) -> Tensor:
-        reference = reference_points(sizes[1:2], context.device)
-        read = self.attention(self.query_norm(context), reference, self.feature_norm(spatial), sizes)
-        return context + self.gamma * read
-
-
-class SICM(nn.Module):
-    """Spatial queries read the context map, then an MLP; both are residual, without gamma.
-
-    Shapes:
-        spatial (B, S, E), context (B, h_3 * w_3, E) -> spatial
-    """
-
-    def __init__(self, channels: int, heads: int, points: int, value_ratio: float, mlp_ratio: float) -> None:
-        super().__init__()
-        self.query_norm = _norm(channels)
-        self.feature_norm = _norm(channels)
-        self.attention = DeformableAttention(channels, 1, heads, points, value_ratio)
-        self.mlp_norm = _norm(channels)
-        self.mlp = TokenMLP(channels, mlp_ratio)
-
-    def forward(self, spatial: Tensor, context: Tensor, sizes: Sequence[Size]) -> Tensor:
-        reference = reference_points(sizes, spatial.device)
-        read = self.attention(self.query_norm(spatial), reference, self.feature_norm(context), sizes[1:2])
-        spatial = spatial + read
-        return spatial + self.mlp(self.mlp_norm(spatial), sizes)
-
-
-class CrossFusionBlock(nn.Module):
-    """CFB: new context from the spatial tokens (CICM), then new spatial tokens from the NEW context (SICM)."""
-
-    def __init__(self, channels: int, heads: int, points: int, value_ratio: float, mlp_ratio: float) -> None:
-        super().__init__()
-        self.cicm = CICM(channels, heads, points, value_ratio)
-        self.sicm = SICM(channels, heads, points, value_ratio, mlp_ratio)
-
-    def forward(self, spatial: Tensor, context: Tensor, sizes: Sequence[Size]) -> tuple[Tensor, Tensor]:
-        """Return the new spatial and context tokens; `sizes` are those of levels 2, 3 and 4."""
-        context = self.cicm(context, spatial, sizes)
-        return self.sicm(spatial, context, sizes), context
-
-
-class SingleStreamFusion(nn.Module):
-    """Tokens of one or three maps read themselves: T + MLP(LN(T + attention(T))), for the variants of the ablation.
+class SingleStreamFusion(Reader):
+    """Tokens of one or three maps read themselves: T + MLP(LN(T + attention(T))), for the strategies of the ablation.
 
     The residual starts from the block's input, so the attention reaches the output through the MLP only: as published.
 
@@ -106,15 +116,26 @@ class SingleStreamFusion(nn.Module):
         tokens (B, S, E) of the maps of `sizes` -> tokens
     """
 
-    def __init__(self, channels: int, levels: int, heads: int, points: int, value_ratio: float) -> None:
-        super().__init__()
-        self.query_norm = _norm(channels)
-        self.feature_norm = _norm(channels)
-        self.attention = DeformableAttention(channels, levels, heads, points, value_ratio)
-        self.mlp_norm = _norm(channels)
-        self.mlp = TokenMLP(channels, _SINGLE_STREAM_MLP_RATIO)
+    def __init__(self, options: ECFDModel, levels: int) -> None:
+        super().__init__(options, levels)
+        self.mlp_norm = token_norm(options)
+        self.mlp = TokenMLP(options.embed_dim, _SINGLE_STREAM_MLP_RATIO)
 
     def forward(self, tokens: Tensor, sizes: Sequence[Size]) -> Tensor:
-        reference = reference_points(sizes, tokens.device)
-        read = self.attention(self.query_norm(tokens), reference, self.feature_norm(tokens), sizes)
+        read = self.read(tokens, sizes, tokens, sizes)
         return tokens + self.mlp(self.mlp_norm(tokens + read), sizes)
+
+
+class PlainEmbedding(nn.Module):
+    """In place of RCE: level 4 alone, projected and resized to level 3 (ECFDPatch4 and ECFDGeneral).
+
+    Shapes:
+        three maps, the last one (B, in_channels, h_4, w_4) -> (B, out_channels, h_3, w_3)
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, second: Tensor, third: Tensor, fourth: Tensor) -> Tensor:
+        return resize(self.project(fourth), size_of(third))

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import nn
 
-from ecfd.heads import ECFDFPNHead
-from ecfd.options import HEADS_BY_WIDTH, TWO_STREAMS, ECFDModel, Head
+from ecfd.model import ECFDFPNHead
+from ecfd.recipes import TWO_STREAMS, ECFDModel, Head
 from segcore.backbones import convnext, resnet_names, swin_names
 from segcore.backbones.convnext import ConvNeXt
 from segcore.backbones.swin import Swin
 from segcore.errors import InputError
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
-from segcore.weights.names import NameMap
-
-Shapes = Mapping[str, tuple[int, ...]]
+from segcore.weights.names import NameMap, Shapes, count_parts, no_head
 
 _LEVELS = tuple(  # ours count the levels from 2 as 0, 1, 2
     rename
@@ -73,6 +70,8 @@ _CONVNEXTS = {
     (192, 27): "convnext_large",
     (256, 27): "convnext_xlarge",
 }
+_HEADS_BY_WIDTH = {192: 6, 384: 6, 768: 12, 1024: 16}
+"""Attention heads of the four sizes, by E: tensor shapes do not tell them."""
 _BLOCKS = "decode_head.blocks."
 _GRIDS = ((128, 256), (120, 120))
 """Position grids of the published crops, 512x1024 and 480x480."""
@@ -82,8 +81,7 @@ def name_map(model: Segmentor) -> NameMap:
     """Return the published names of a network; those of another backbone than the published ones are ours."""
     backbone, head = model.get_submodule("backbone"), model.get_submodule("head")
     renames = (*_FPN_VARIANT, *_HEAD) if isinstance(head, ECFDFPNHead) else _HEAD
-    names = _backbone_names(backbone)
-    return NameMap((*renames, *names.renames), names.dropped, names.transforms)
+    return _backbone_names(backbone).with_renames(*renames)
 
 
 def _backbone_names(backbone: nn.Module) -> NameMap:
@@ -113,7 +111,7 @@ def infer_model(options: Model, shapes: Shapes) -> Model:
         head=variant,
         backbone=_backbone_of(options.backbone, shapes),
         channels=shapes["decode_head.conv_seg.weight"][1],
-        context_to_levels=options.context_to_levels and variant in TWO_STREAMS and _depth_of(shapes) == 3,
+        context_to_levels=options.context_to_levels and variant in TWO_STREAMS and count_parts(shapes, _BLOCKS) == 3,
         output_stride=8 if variant == "general" else options.output_stride,
         **_auxiliary_of(shapes),
     )
@@ -126,8 +124,7 @@ def infer_model(options: Model, shapes: Shapes) -> Model:
 def _head_of(shapes: Shapes) -> Head:
     """Return the variant that has these tensors."""
     if "decode_head.clgd.gamma" not in shapes or "decode_head.conv_seg.weight" not in shapes:
-        first = ", ".join(list(shapes)[:3]) or "nothing"
-        raise InputError(f"the checkpoint has no ECFD head (decode_head.clgd and .conv_seg); it starts with {first}")
+        raise no_head("ECFD head (decode_head.clgd and .conv_seg)", shapes)
     is_plain = "decode_head.RCE.proj.weight" in shapes
     if "decode_head.clgd_conv1x1.weight" in shapes:
         return "fpn"
@@ -155,7 +152,7 @@ def _with_blocks(options: ECFDModel, shapes: Shapes) -> ECFDModel:
         options,
         embed_dim=width,
         heads=heads,
-        depth=_depth_of(shapes),
+        depth=count_parts(shapes, _BLOCKS),
         points=shapes[f"{fusion}attn.attention_weights.weight"][0] // (heads * levels),
         mlp_ratio=ratio,
         value_ratio=_ratio(values, width),
@@ -165,11 +162,7 @@ def _with_blocks(options: ECFDModel, shapes: Shapes) -> ECFDModel:
 
 def _heads_of(options: ECFDModel, width: int) -> int:
     """Return the attention heads, which shapes do not tell: the options' own at their width, or the published."""
-    return options.heads if options.embed_dim == width else HEADS_BY_WIDTH.get(width, options.heads)
-
-
-def _depth_of(shapes: Shapes) -> int:
-    return _count(shapes, _BLOCKS)
+    return options.heads if options.embed_dim == width else _HEADS_BY_WIDTH.get(width, options.heads)
 
 
 def _ratio(part: int, width: int) -> float:
@@ -200,12 +193,8 @@ def _backbone_of(given: str, shapes: Shapes) -> str:
         found = "resnet101c" if "backbone.layer3.22.conv1.weight" in shapes else "resnet50c"
     elif "backbone.patch_embed.proj.weight" in shapes:
         width = shapes["backbone.patch_embed.proj.weight"][0]
-        found = _SWINS.get((width, _count(shapes, "backbone.layers.2.blocks.")), given)
+        found = _SWINS.get((width, count_parts(shapes, "backbone.layers.2.blocks.")), given)
     elif "backbone.downsample_layers.0.0.weight" in shapes:
         width = shapes["backbone.downsample_layers.0.0.weight"][0]
-        found = _CONVNEXTS.get((width, _count(shapes, "backbone.stages.2.")), given)
+        found = _CONVNEXTS.get((width, count_parts(shapes, "backbone.stages.2.")), given)
     return given if given.split(".")[0] == found else found
-
-
-def _count(shapes: Shapes, prefix: str) -> int:
-    return len({name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)})

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from iiwa.options import IIWAModel
-from iiwa.recipes import RECIPES
+from iiwa.recipes import RECIPES, IIWAModel
 from segcore.paper import given_by
 
 if TYPE_CHECKING:

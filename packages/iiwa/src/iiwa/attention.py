@@ -1,12 +1,17 @@
-"""The two attention blocks of the decoder: self-IIWA and multi-scale cross-IIWA; iiwa/PAPER 3.3 to 3.5.
+"""Intra- and inter-window attention in both forms of the decoder, and the windows it works on; iiwa/PAPER 3.1 to 3.5.
 
-Both attend twice, each time with a residual of its own: inside every window (intra-window, local context), then between
-windows, one pooled token each (inter-window, global context). B images, C channels, M heads, D = C / M, n windows of
-N = w_h * w_w positions. Published tensor names are in `convert.py`.
+A block attends twice, each time with a residual of its own: inside every window (intra-window, local context), then
+between windows, one pooled token each (inter-window, global context). In self-IIWA a map attends to itself, in
+cross-IIWA every window to the memory window that it is matched with.
+
+Maps are channels-last, (B, H, W, C). Windows are numbered row-major, image by image. Padding is zeros at bottom and
+right, never masked: it takes part in attention and in the mean of its window, as published (iiwa/PAPER 7.5). B images,
+C channels, M heads, D = C / M, n windows of N = w_h * w_w positions. Published tensor names are in `names.py`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,9 +23,74 @@ from timm.layers.mlp import Mlp
 from timm.layers.pos_embed_rel import RelPosBias
 from torch import Tensor, nn
 
-from iiwa.ops import match_windows
-from iiwa.windows import pad_to_windows, sine_position, spread_tokens, to_windows, window_grid, window_means
+from iiwa.matching.op import match_windows
+from segcore.layers.kept_by_size import kept_by_size
 from segcore.layers.precision import full_precision
+
+_TEMPERATURE = 10_000
+_EPSILON = 1e-5
+
+
+def window_grid(height: int, width: int, window: tuple[int, int]) -> tuple[int, int]:
+    """Return how many windows a map needs, (rows, columns)."""
+    return -(-height // window[0]), -(-width // window[1])
+
+
+def pad_to_grid(x: Tensor, window: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Zero-pad (B, H, W, C) at bottom and right to `grid` windows, (B, grid * window, C)."""
+    bottom, right = grid[0] * window[0] - x.shape[1], grid[1] * window[1] - x.shape[2]
+    return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
+
+
+def pad_to_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
+    """Zero-pad (B, H, W, C) at bottom and right to whole windows."""
+    return pad_to_grid(x, window, window_grid(x.shape[1], x.shape[2], window))
+
+
+def to_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
+    """Cut a map of whole windows: (B, n_h * w_h, n_w * w_w, C) -> (B, n, N, C), N = w_h * w_w."""
+    height, width = window
+    return rearrange(x, "b (gh wh) (gw ww) c -> b (gh gw) (wh ww) c", wh=height, ww=width)
+
+
+def window_means(x: Tensor, window: tuple[int, int]) -> Tensor:
+    """Return one token per window: (B, n_h * w_h, n_w * w_w, C) -> (B, n, C)."""
+    means = F.avg_pool2d(x.permute(0, 3, 1, 2), window)  # many times faster on a CPU than a mean over two axes
+    return rearrange(means, "b c gh gw -> b (gh gw) c")
+
+
+def spread_tokens(tokens: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Bring one token per window back to the map, bilinear with align_corners true (iiwa/PAPER 7.3).
+
+    Shapes:
+        (B, n, C), n = grid rows * columns -> (B, *size, C)
+    """
+    image = rearrange(tokens, "b (gh gw) c -> b c gh gw", gh=grid[0])
+    spread = F.interpolate(image, size=size, mode="bilinear", align_corners=True)
+    return rearrange(spread, "b c h w -> b h w c")
+
+
+@kept_by_size
+def sine_position(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+    """Return the sine table of a map: half the channels tell the row, half the column (iiwa/PAPER 3.2).
+
+    Args:
+        channels: a multiple of 4.
+
+    Shapes:
+        (height * width, channels) float32, rows of the map one after the other
+    """
+    half = channels // 2
+    exponent = 2 * torch.arange(half, device=device).div(2, rounding_mode="floor") / half
+    period = _TEMPERATURE**exponent  # (half,)
+    axes = []
+    for length in (height, width):
+        place = torch.arange(1, length + 1, dtype=torch.float32, device=device) / (length + _EPSILON) * (2 * math.pi)
+        angle = place[:, None] / period  # (length, half)
+        axes.append(torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=2).flatten(1))
+    y, x = axes
+    both = [y[:, None].expand(height, width, half), x[None].expand(height, width, half)]
+    return torch.cat(both, dim=2).flatten(0, 1)
 
 
 class Memory(NamedTuple):

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from iiwa.attention import CrossIIWA, Memory, SelfIIWA, prepare_memory
+from iiwa.recipes import IIWAModel
 
 
 class DecoderStage(nn.Module):
@@ -21,10 +22,20 @@ class DecoderStage(nn.Module):
         query (B, H, W, D) -> (B, H, W, D)
     """
 
-    def __init__(self, channels: int, window: tuple[int, int], heads: int, **rates: float) -> None:
+    def __init__(self, options: IIWAModel, drop_path: float) -> None:
         super().__init__()
-        self.self_attn = SelfIIWA(channels, window, heads, **rates)
-        self.cross_attn = CrossIIWA(channels, window, heads, **rates)
+        self.self_attn, self.cross_attn = (
+            block(
+                options.query_dim,
+                options.decoder_window,
+                options.decoder_heads,
+                mlp_ratio=options.decoder_mlp_ratio,
+                attn_dropout=options.decoder_attn_dropout,
+                dropout=options.decoder_dropout,
+                drop_path=drop_path,
+            )
+            for block in (SelfIIWA, CrossIIWA)
+        )
 
     def forward(self, query: Tensor, memory: Memory) -> Tensor:
         return self.cross_attn(self.self_attn(query), memory)
@@ -56,63 +67,43 @@ class SubpixelHead(nn.Module):
 class Decoder(nn.Module):
     """Query stem, stages against one shared memory, sub-pixel head.
 
-    Args:
-        query_channels: channels of the last backbone level.
-        memory_channels: channels of the neck's levels, fine to coarse.
-        embed_dim: width of the query stem, which the auxiliary classifier reads.
-        query_dim: D, width of the stages.
-        depth: number of stages.
-        drop_path: of the last stage; the others rise to it linearly from 0.
+    The stages' drop-path rates rise linearly from 0.
 
-    Shapes:
-        query stem (B, h, w, embed_dim), memory levels (B, C_i, h_i, w_i) -> logits (B, K, r * h, r * w)
+    Args:
+        channels: of the neck's levels, fine to coarse, then of the last backbone level.
+
+    Shapes (E and D: width of the query stem and of the stages):
+        query stem (B, h, w, E), memory levels (B, C_i, h_i, w_i) -> logits (B, K, r * h, r * w)
     """
 
-    def __init__(
-        self,
-        query_channels: int,
-        memory_channels: Sequence[int],
-        num_classes: int,
-        *,
-        embed_dim: int,
-        query_dim: int,
-        depth: int,
-        heads: int,
-        window: tuple[int, int],
-        mlp_ratio: float = 4.0,
-        attn_dropout: float = 0.0,
-        dropout: float = 0.0,
-        drop_path: float = 0.0,
-        head_scale: int = 4,
-    ) -> None:
+    def __init__(self, channels: Sequence[int], num_classes: int, options: IIWAModel) -> None:
         super().__init__()
-        self.window = window
+        *memory_channels, query_channels = channels
+        embed_dim, width, depth = options.embed_dim, options.query_dim, options.decoder_depth
+        self.window = options.decoder_window
         self.query_embed = nn.Linear(query_channels, embed_dim)
         self.query_norm = nn.LayerNorm(embed_dim)
         self.auxiliary_classifier = nn.Linear(embed_dim, num_classes)
-        self.query_proj = nn.Linear(embed_dim, query_dim) if embed_dim != query_dim else nn.Identity()
-        self.memory_proj = nn.ModuleList(nn.Linear(channels, query_dim) for channels in memory_channels)
-        self.memory_norm = nn.ModuleList(nn.LayerNorm(query_dim) for _ in memory_channels)
-        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        shared = {"mlp_ratio": mlp_ratio, "attn_dropout": attn_dropout, "dropout": dropout}
-        self.stages = nn.ModuleList(DecoderStage(query_dim, window, heads, drop_path=rate, **shared) for rate in rates)
-        self.head = SubpixelHead(query_dim, num_classes, head_scale)
+        self.query_proj = nn.Linear(embed_dim, width) if embed_dim != width else nn.Identity()
+        self.memory_proj = nn.ModuleList(nn.Linear(channels, width) for channels in memory_channels)
+        self.memory_norm = nn.ModuleList(nn.LayerNorm(width) for _ in memory_channels)
+        rates = (options.decoder_drop_path * i / max(depth - 1, 1) for i in range(depth))
+        self.stages = nn.ModuleList(DecoderStage(options, rate) for rate in rates)
+        self.head = SubpixelHead(width, num_classes, options.head_scale)
 
     def embed(self, last: Tensor) -> Tensor:
-        """Query stem: last backbone level (B, C4, h, w) -> (B, h, w, embed_dim)."""
+        """Query stem: last backbone level (B, C4, h, w) -> (B, h, w, E)."""
         return self.query_norm(self.query_embed(last.permute(0, 2, 3, 1)))
 
     def auxiliary(self, embedded: Tensor) -> Tensor:
-        """Logits of the query stem, for training: (B, h, w, embed_dim) -> (B, K, h, w)."""
+        """Logits of the query stem, for training: (B, h, w, E) -> (B, K, h, w)."""
         return self.auxiliary_classifier(embedded).permute(0, 3, 1, 2)
 
     def forward(self, embedded: Tensor, levels: Sequence[Tensor]) -> Tensor:
         query = self.query_proj(embedded)  # (B, h, w, D)
-        memory = prepare_memory(self._memory_maps(levels), self.window)
+        parts = zip(levels, self.memory_proj, self.memory_norm, strict=True)
+        maps = [norm(proj(level.permute(0, 2, 3, 1))) for level, proj, norm in parts]  # (B, h_i, w_i, D)
+        memory = prepare_memory(maps, self.window)
         for stage in self.stages:
             query = stage(query, memory)
         return self.head(query)
-
-    def _memory_maps(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        parts = zip(levels, self.memory_proj, self.memory_norm, strict=True)
-        return [norm(proj(level.permute(0, 2, 3, 1))) for level, proj, norm in parts]

@@ -1,4 +1,18 @@
-"""IIWA: backbone, neck and decoder, and the variants of the paper."""
+"""IIWA: context inside windows and between them, within one map and across scales (iiwa/PAPER 1).
+
+In the order of the paper:
+
+1. One attention serves throughout. Every position attends inside its window; then every window, pooled to one token,
+   attends to the others, and what it gathers is spread over its positions (`attention.py`).
+2. The neck joins two adjacent levels of the backbone at a time, from the deepest to the shallowest: windows of the
+   shallower one ask the window of the same place in the deeper one (cross-IIWA, `neck.py`).
+3. The decoder refines a query map, made of the last level, in stages: self-IIWA, then cross-IIWA with all three levels
+   of the neck at once (`decoder.py`).
+4. There every query window attends to a memory window of its own, of whatever level and place: the pairs are those of
+   the largest total similarity of pooled tokens, one to one (`match` in `attention.py`, solvers in `matching/`).
+
+Published: Swin whose last two levels keep stride 8; the loss on hard pixels; logits at stride 2.
+"""
 
 from __future__ import annotations
 
@@ -11,46 +25,33 @@ from torch import Tensor, nn
 
 from iiwa.decoder import Decoder
 from iiwa.neck import CascadeNeck
-from iiwa.options import IIWA_B, IIWA_L, IIWA_S, IIWAModel
+from iiwa.recipes import IIWA_B, IIWA_L, IIWA_S, IIWAModel
 from segcore.backbones import Backbone, create_backbone
 from segcore.errors import InputError
 from segcore.layers.linear import use_onednn
-from segcore.losses import SegmentationLoss, pixel_accuracy
+from segcore.losses import SegmentationLoss
 from segcore.recipe import Loss, Recipe
-from segcore.segmentor import EncoderDecoder, StepInfo, Target, resize
+from segcore.segmentor import EncoderDecoder, Prediction
 
 _LEVELS = 4
 
 
 class IIWAHead(nn.Module):
-    """Neck and decoder: four feature maps, fine to coarse -> logits (B, K, h, w) at `head_scale` times the last one."""
+    """Neck and decoder.
 
-    def __init__(self, options: IIWAModel, channels: Sequence[int], strides: Sequence[int], num_classes: int) -> None:
+    Args:
+        channels: of the four levels, fine to coarse.
+        strides: of the four levels.
+        num_classes: K.
+
+    Shapes:
+        four maps (B, C_i, h_i, w_i) -> logits (B, K, r * h4, r * w4), r = `head_scale`
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int, options: IIWAModel) -> None:
         super().__init__()
-        self.neck = CascadeNeck(
-            channels,
-            strides,
-            options.fusion_heads,
-            options.fusion_window,
-            rounds=options.fusion_rounds,
-            fusion=options.fusion,
-            dropout=options.fusion_dropout,
-        )
-        self.decoder = Decoder(
-            channels[-1],
-            channels[:-1],
-            num_classes,
-            embed_dim=options.embed_dim,
-            query_dim=options.query_dim,
-            depth=options.decoder_depth,
-            heads=options.decoder_heads,
-            window=options.decoder_window,
-            mlp_ratio=options.decoder_mlp_ratio,
-            attn_dropout=options.decoder_attn_dropout,
-            dropout=options.decoder_dropout,
-            drop_path=options.decoder_drop_path,
-            head_scale=options.head_scale,
-        )
+        self.neck = CascadeNeck(channels, strides, options)
+        self.decoder = Decoder(channels, num_classes, options)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         return self.decoder(self.decoder.embed(features[-1]), self.neck(features))
@@ -62,7 +63,7 @@ class IIWAHead(nn.Module):
 
 
 class IIWA(EncoderDecoder):
-    """IIWA (iiwa/PAPER): logits at stride 2 on the published backbones.
+    """The network: logits at stride 2 on the published backbones.
 
     Args:
         options: backbone, neck and decoder.
@@ -80,11 +81,10 @@ class IIWA(EncoderDecoder):
         name, changes = options.backbone, options.backbone_changes()
         backbone = create_backbone(name, options.pretrained, options.weights, options.backbone_norm, **changes)
         _check_levels(options, backbone)
-        head = IIWAHead(options, backbone.channels, backbone.strides, num_classes)
         settings = loss or Loss(ohem=True)
         super().__init__(
             backbone,
-            head,
+            IIWAHead(backbone.channels, backbone.strides, num_classes, options),
             num_classes,
             SegmentationLoss(settings),
             auxiliary_weight=settings.auxiliary,
@@ -92,18 +92,10 @@ class IIWA(EncoderDecoder):
         )
         use_onednn(self)  # nearly all of the work is in linear layers
 
-    def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
-        """Return decode.loss_*, aux_0.loss_* (the query stem's) and decode.acc_seg (percent of labeled pixels)."""
-        size = (image.shape[-2], image.shape[-1])
-        features, legal = self._encode(image)
-        main, auxiliary = (
-            resize(self._cut(logits.float(), legal, size), size) for logits in self.head.with_auxiliary(features)
-        )
-        result = {f"decode.{name}": value for name, value in self.loss(main, target.label).items()}
-        result["decode.acc_seg"] = pixel_accuracy(main.detach(), target.label)
-        for name, value in self.loss(auxiliary, target.label).items():
-            result[f"aux_0.{name}"] = self.auxiliary_weight * value
-        return result
+    def _predictions(self, features: list[Tensor]) -> list[Prediction]:
+        """Return the logits, and as aux_0 those of the query stem."""
+        main, auxiliary = self.head.with_auxiliary(features)
+        return [Prediction("decode", main), Prediction("aux_0", auxiliary, self.auxiliary_weight)]
 
 
 def _check_levels(options: IIWAModel, backbone: Backbone) -> None:

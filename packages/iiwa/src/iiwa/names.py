@@ -1,36 +1,67 @@
-"""Published tensor names of IIWA (iiwa/PAPER 2, 3 and 6), and what tensor shapes tell about a checkpoint.
+"""Published tensor names of IIWA (iiwa/PAPER 2, 3 and 6), and what a file's tensors tell about it.
 
 Names of the backbone and inside every block are the released ones. The containers of neck and decoder were never
-released: `neck.trf{1,2,3}s` (a public predecessor's) and everything right under `decode_head` are ours.
+released: `neck.trf{1,2,3}s` (a public predecessor's) and everything right under `decode_head` are ours. In a file of
+the authors' own code, blocks are recognized by the names and shapes of their tensors, and all the rest is reported.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from iiwa.options import IIWA_B, IIWA_L, IIWA_S, IIWAModel
-from iiwa.released import ATTENTION_LEAVES, FUSION_LEAVES, describe_blocks
+from iiwa.recipes import IIWA_B, IIWA_L, IIWA_S, IIWAModel
 from segcore.backbones import create_backbone
 from segcore.backbones.swin import Swin
-from segcore.backbones.swin_names import OPENMMLAB
+from segcore.backbones.swin_names import INDEX_TABLE, OPENMMLAB
 from segcore.errors import InputError
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
-from segcore.weights.names import NameMap
+from segcore.weights.names import NameMap, Shapes, Transform, count_parts, no_head
 
-Shapes = Mapping[str, tuple[int, ...]]
+_CROSS = {f"{ours}_{x}": f"{x}_lin{number}" for ours, number in (("intra", ""), ("inter", "2")) for x in "qkv"}
+ATTENTION_LEAVES: dict[str, str] = {
+    "bias.relative_position_bias_table": "relative_position_bias_table",
+    "intra_qkv": "qkv",
+    "inter_qkv": "qkv2",
+    **_CROSS,
+    "intra_proj": "proj",
+    "inter_proj": "proj2",
+}
+"""Our name -> published name inside self- and cross-IIWA; norm1, norm2 and mlp are called the same."""
+FUSION_LEAVES: dict[str, str] = {
+    "query_pool": "avgpool_q.1",
+    "key_pool": "avgpool_k.1",
+    **_CROSS,
+    "shortcut": "proj",
+    "intra_proj": "proj1",
+    "inter_proj": "proj2",
+}
+"""Our name -> published name inside a fusion block."""
 
-_INDEX_TABLES = r"decode_head\..*\.relative_position_index"
+POOLS = Transform(r"(.*\.)?avgpool_[qk]\.1\.weight", lambda x: x.flatten(1), lambda x: x[:, :, None, None])
+"""The published pooling projects with a 1x1 convolution, ours with a linear layer."""
+
 _HEAD_RENAMES = (
     *((rf"^head\.neck\.fuse{i}\.", f"neck.trf{4 - i}s.") for i in (1, 2, 3)),  # the deepest fusion runs first
     (r"^head\.decoder\.", "decode_head."),
 )
+_LAYERS = r"avgpool_[qk]\.1|qkv2?|[qkv]_lin2?|proj[12]?\.[01]|norm[12]|mlp\.fc[12]"
+_LEAF = re.compile(rf"(.*?)\.(relative_position_(?:bias_table|index)|(?:{_LAYERS})\.(?:weight|bias))")
+_KINDS = {  # what tells a block, the first that fits
+    "self-IIWA": {"relative_position_bias_table", "qkv.weight", "qkv2.weight"},
+    "cross-IIWA": {"relative_position_bias_table", "q_lin.weight", "q_lin2.weight"},
+    "fusion 2": {"avgpool_q.1.weight", "q_lin.weight", "proj2.1.weight"},
+    "fusion 1": {"q_lin.weight", "q_lin2.weight", "mlp.fc1.weight"},
+}
+_HEAD = ("neck.", "decode_head.")
+_SHOWN = 6  # names listed in a message
 
 
 def leaf_renames(leaves: Mapping[str, str], container: str = "") -> tuple[tuple[str, str], ...]:
@@ -55,8 +86,9 @@ def name_map(model: Segmentor) -> NameMap:
     """Return the published names of a network; those of another backbone than Swin are its own."""
     head = (*_HEAD_RENAMES, *_BLOCK_RENAMES)
     if isinstance(model.backbone, Swin):
-        return NameMap((*OPENMMLAB.renames, *head), (*OPENMMLAB.dropped, _INDEX_TABLES), OPENMMLAB.transforms)
-    return NameMap(head, (_INDEX_TABLES,))
+        names = OPENMMLAB.with_renames(*head)
+        return replace(names, transforms=(*names.transforms, POOLS))
+    return NameMap(head, transforms=(POOLS,), companions=(INDEX_TABLE,))
 
 
 def infer_model(options: Model, shapes: Shapes) -> Model:
@@ -74,7 +106,7 @@ def infer_model(options: Model, shapes: Shapes) -> Model:
     found = _infer_backbone(options, shapes)
     required = ("decode_head.query_embed.weight", "decode_head.head.expand.weight", "neck.trf1s.0.q_lin.weight")
     if any(name not in shapes for name in required):
-        raise InputError(_unknown_containers(shapes))
+        raise _unknown_containers(shapes)
     embed_dim = shapes["decode_head.query_embed.weight"][0]
     expanded, query_dim = shapes["decode_head.head.expand.weight"][:2]
     return replace(
@@ -82,8 +114,8 @@ def infer_model(options: Model, shapes: Shapes) -> Model:
         embed_dim=embed_dim,
         query_dim=query_dim,
         head_scale=expanded // query_dim,
-        decoder_depth=_count(shapes, r"decode_head\.stages\.(\d+)\."),
-        fusion_rounds=_count(shapes, r"neck\.trf1s\.(\d+)\."),
+        decoder_depth=count_parts(shapes, "decode_head.stages."),
+        fusion_rounds=count_parts(shapes, "neck.trf1s."),
         fusion="1" if "neck.trf1s.0.mlp.fc1.weight" in shapes else "2",
         decoder_mlp_ratio=shapes["decode_head.stages.0.self_attn.mlp.fc1.weight"][0] / query_dim,
         **_infer_decoder_attention(options, shapes["decode_head.stages.0.self_attn.relative_position_bias_table"]),
@@ -105,10 +137,6 @@ def _infer_decoder_attention(options: IIWAModel, table: tuple[int, ...]) -> dict
     )
 
 
-def _count(shapes: Shapes, pattern: str) -> int:
-    return len({match[1] for match in (re.match(pattern, name) for name in shapes) if match})
-
-
 class _SwinSize(NamedTuple):
     width: int
     depths: tuple[int, ...]
@@ -128,7 +156,7 @@ def _infer_backbone(options: IIWAModel, shapes: Shapes) -> IIWAModel:
     stages = sorted(tables)
     size = _SwinSize(
         width=shapes["backbone.patch_embed.projection.weight"][0],
-        depths=tuple(_count(shapes, rf"backbone\.stages\.{i}\.blocks\.(\d+)\.") for i in stages),
+        depths=tuple(count_parts(shapes, f"backbone.stages.{i}.blocks.") for i in stages),
         heads=tuple(tables[i][1] for i in stages),
         window=(math.isqrt(tables[0][0]) + 1) // 2,
     )
@@ -157,12 +185,110 @@ def _swin_size(options: IIWAModel) -> _SwinSize | None:
     return _SwinSize(backbone.channels[0], depths, tuple(a.num_heads for a in attentions), attentions[0].window)
 
 
-def _unknown_containers(shapes: Shapes) -> str:
-    if not any(name.startswith(("neck.", "decode_head.")) for name in shapes):
-        first = ", ".join(list(shapes)[:3]) or "nothing"
-        return f"the checkpoint has neither neck nor decode_head; it starts with {first}"
-    return (
+def _unknown_containers(shapes: Shapes) -> InputError:
+    if not any(name.startswith(_HEAD) for name in shapes):
+        return no_head("IIWA head (neck, decode_head)", shapes)
+    return InputError(
         "its neck and decoder are not stored as ours are; how the released ones are was never published. "
-        f"{describe_blocks(shapes)}; `iiwa.released.load_blocks` loads the backbone and the blocks of "
+        f"{describe_blocks(shapes)}; `iiwa.names.load_blocks` loads the backbone and the blocks of "
         "equal shapes, and reports the rest"
     )
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """What became of a released checkpoint.
+
+    Attributes:
+        loaded: place of a block of ours, as `name_map` calls it -> place in the file.
+        missing: tensors of ours, by their published names, that kept their values.
+        left_over: tensors of the file that were not used.
+    """
+
+    loaded: dict[str, str]
+    missing: tuple[str, ...]
+    left_over: tuple[str, ...]
+
+
+def find_blocks(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the places under neck and decode_head that hold a known block: place -> names inside it."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        match = _LEAF.fullmatch(name) if name.startswith(_HEAD) else None
+        if match:
+            found.setdefault(match[1], []).append(match[2])
+    return {place: found[place] for place in sorted(found, key=_natural) if _kind(found[place])}
+
+
+def describe_blocks(shapes: Shapes) -> str:
+    """Say which blocks a checkpoint holds, and which tensors of neck and decoder belong to none."""
+    blocks = find_blocks(shapes)
+    used = {f"{place}.{leaf}" for place, leaves in blocks.items() for leaf in leaves}
+    left = [name for name in shapes if name.startswith(_HEAD) and name not in used]
+    listed = [f"{place} ({_kind(leaves)})" for place, leaves in blocks.items()]
+    recognized = f"{len(blocks)} blocks are recognized by their tensors ({_first(listed)})"
+    return f"{recognized}, {len(left)} tensors belong to none ({_first(left)})"
+
+
+def load_blocks(model: Segmentor, tensors: Mapping[str, Tensor], name_map: NameMap) -> BlockReport:
+    """Load the backbone of a released checkpoint strictly, and of the rest the blocks that equal ours tensor by tensor.
+
+    Blocks of equal shapes are taken in the order of the names of their places. Nothing tells whether that is the order
+    in which the authors' network runs them, nor whether stem and classifier are like ours: this is no full load.
+
+    Args:
+        tensors: published name -> tensor.
+        name_map: of the model.
+
+    Raises:
+        InputError: if the backbone is not the model's.
+    """
+    loaded = _backbone(model, tensors, name_map)
+    own = {name_map.to_published(name): name for name in model.state_dict()}
+    state = model.state_dict()
+    places = {place: _signature(place, leaves, tensors) for place, leaves in find_blocks(tensors).items()}
+    free = list(places)
+    matched: dict[str, str] = {}
+    for block, leaves in find_blocks(own).items():
+        wanted = _signature(block, leaves, {name: state[ours] for name, ours in own.items()})
+        place = next((place for place in free if places[place] == wanted), None)
+        if place is not None:
+            free.remove(place)
+            matched[block] = place
+            for leaf in leaves:
+                ours = own[f"{block}.{leaf}"]
+                loaded[ours] = tensors[f"{place}.{leaf}"].reshape(state[ours].shape)
+    model.load_state_dict(loaded, strict=False)  # what is left is reported
+    used = tuple(f"{place}." for place in matched.values())
+    left = tuple(name for name in tensors if not name.startswith(("backbone.", *used)))
+    return BlockReport(matched, tuple(name for name, ours in own.items() if ours not in loaded), left)
+
+
+def _backbone(model: Segmentor, tensors: Mapping[str, Tensor], name_map: NameMap) -> dict[str, Tensor]:
+    """Return the backbone's tensors by our names, all of them."""
+    found = name_map.match(model, {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")})
+    missing = tuple(name for name in found.missing if name.startswith("backbone."))
+    if missing or found.unexpected or found.wrong_shapes:
+        problem = replace(found, missing=missing).problem()
+        raise InputError(f"the tensors are not those of this backbone: {problem}")
+    return found.tensors
+
+
+def _signature(place: str, leaves: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter of a block, 1x1 convolutions as matrices."""
+    shapes = {leaf: tuple(tensors[f"{place}.{leaf}"].shape) for leaf in leaves if not leaf.endswith("_index")}
+    return {leaf: shape[:2] for leaf, shape in shapes.items()}
+
+
+def _kind(leaves: Sequence[str]) -> str:
+    return next((kind for kind, needed in _KINDS.items() if needed <= set(leaves)), "")
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Order names by their numbers: stage 10 after stage 9."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
+def _first(names: Sequence[str]) -> str:
+    listed = ", ".join(names[:_SHOWN]) or "none"
+    return listed if len(names) <= _SHOWN else f"{listed}, and {len(names) - _SHOWN} more"

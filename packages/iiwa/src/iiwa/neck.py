@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
 
 import torch.nn.functional as F
 from einops import rearrange
 from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
-from iiwa.windows import pad_to_grid, sine_position, spread_tokens, to_windows, window_grid, window_means
+from iiwa.attention import pad_to_grid, sine_position, spread_tokens, to_windows, window_grid, window_means
+from iiwa.recipes import IIWAModel
 from segcore.layers.precision import full_precision
 
 Window = tuple[int, int]
-FusionType = Literal["1", "2"]
 
 
 class Fusion(nn.Module, ABC):
@@ -170,7 +169,8 @@ class PlainFusion(Fusion):
         return self.norm2(shortcut + self.mlp(fused))
 
 
-FUSIONS: dict[FusionType, type[CrossFusion] | type[PlainFusion]] = {"1": PlainFusion, "2": CrossFusion}
+FUSIONS: dict[str, type[CrossFusion] | type[PlainFusion]] = {"1": PlainFusion, "2": CrossFusion}
+"""By the published name of the block, out_type."""
 
 
 class CascadeNeck(nn.Module):
@@ -182,34 +182,22 @@ class CascadeNeck(nn.Module):
         channels: of the four levels, fine to coarse.
         strides: of the four levels; the query window is the key window times the stride ratio, so that both levels
             have the same grid of windows.
-        heads: of F1, F2 and F3.
-        window: key window, pixels of the deeper level of each pair.
-        rounds: published name cascade_num.
-        fusion: out_type of the blocks.
 
     Shapes:
         four maps (B, C_i, h_i, w_i) -> (y1, y2, y3), the shapes of the first three
     """
 
-    def __init__(
-        self,
-        channels: Sequence[int],
-        strides: Sequence[int],
-        heads: Sequence[int],
-        window: Window,
-        *,
-        rounds: int = 1,
-        fusion: FusionType = "2",
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], options: IIWAModel) -> None:
         super().__init__()
-        block = FUSIONS[fusion]
+        block = FUSIONS[options.fusion]
+        height, width = options.fusion_window
 
         def fuse(level: int) -> nn.ModuleList:
             ratio = strides[level + 1] // strides[level]
-            query_window = (window[0] * ratio, window[1] * ratio)
-            widths = channels[level + 1], channels[level]
-            return nn.ModuleList(block(*widths, heads[level], window, query_window, dropout) for _ in range(rounds))
+            windows = (height, width), (height * ratio, width * ratio)  # key, query
+            sizes = channels[level + 1], channels[level], options.fusion_heads[level]
+            rounds = range(options.fusion_rounds)
+            return nn.ModuleList(block(*sizes, *windows, options.fusion_dropout) for _ in rounds)
 
         self.fuse1, self.fuse2, self.fuse3 = fuse(0), fuse(1), fuse(2)
 

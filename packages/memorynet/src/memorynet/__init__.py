@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memorynet.options import MemoryNetModel
-from memorynet.recipes import RECIPES
+from memorynet.recipes import RECIPES, MemoryNetModel, MemorySettings
 from segcore.paper import given_by
 
 if TYPE_CHECKING:
-    from memorynet.head import MemoryHead
-    from memorynet.memory import MemorySettings
+    from memorynet.memory import Memory, MemoryRead
     from memorynet.model import (
+        MemoryHead,
         MemoryNet,
         MemorySegmentor,
+        PixelHead,
         memorynet_hrnet_w48,
         memorynet_r50,
         memorynet_r101,
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RECIPES",
+    "Memory",
     "MemoryHead",
     "MemoryNet",
     "MemoryNetModel",
+    "MemoryRead",
     "MemorySegmentor",
     "MemorySettings",
+    "PixelHead",
     "memorynet_hrnet_w48",
     "memorynet_r50",
     "memorynet_r101",

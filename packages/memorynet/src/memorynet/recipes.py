@@ -1,4 +1,4 @@
-"""One recipe per row of MemoryNet's results tables (memorynet/PAPER 5), and two that run anywhere.
+"""MemoryNet's options, its published networks, and a recipe per row of its results tables (memorynet/PAPER 5).
 
 memorynet-train r50-ade20k --run.data ADEChallengeData2016      expects 44.39 % mIoU on the validation images
 memorynet-train toy                                             generated scenes, in minutes on two CPU cores
@@ -6,12 +6,12 @@ memorynet-train toy                                             generated scenes
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal
 
-from memorynet.options import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel
+from segcore.errors import check
 from segcore.paper import Later, paper_of_package
-from segcore.recipe import Loss, Optim, Published, Recipe, Run, Schedule
+from segcore.recipe import Loss, Model, Optim, Published, Recipe, Run, Schedule
 from segcore.recipe.protocols import (
     ADE20K_MEMORYNET,
     CAMVID,
@@ -22,50 +22,140 @@ from segcore.recipe.protocols import (
     TOY,
     Fragment,
 )
+from segcore.recipe.ranges import AT_LEAST_1, BELOW_1, NOT_NEGATIVE, SHARE, check_ranges
+
+Activation = Literal["ReLU", "LeakyReLU"]
+Strategy = Literal["cosine_similarity", "mean"]
+DILATIONS = (1, 12, 24, 36)
+"""Of the published DeepLabV3 context; ViT on ADE20K has 1, 6, 12 and 18."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySettings:
+    """How a memory learns, how pixels read it, and how the head around it is trained: all that any network needs."""
+
+    slots: Annotated[int, AT_LEAST_1] = 1
+    """Memory rows per class (S)."""
+    read: Literal["soft", "hard"] = "soft"
+    """Mix memory rows by the first prediction's probabilities, or take the most probable class's row."""
+    strategy: Strategy = "cosine_similarity"
+    """Weight of a pixel in its class's update: its distance from the row, or the same for all (one slot only)."""
+    momentum: Annotated[float, SHARE] = 0.9
+    """Share of a row that a step replaces, at the learning rate `momentum_lr`."""
+    momentum_lr: Annotated[float, NOT_NEGATIVE] = 0.0
+    """The momentum follows the learning rate: momentum x lr / momentum_lr; 0 keeps it constant."""
+    average: Literal["ranks", "joint"] = "ranks"
+    """Several processes. ranks: each updates its own copy, then they are averaged (published). joint: exactly the
+    update that one process makes with all images."""
+    gradient: Literal["updated", "clean"] = "updated"
+    """Gradient of the reading by the class probabilities, multiplied by the memory after this step's update
+    (published), or by the memory that was read."""
+    attention_width: Annotated[int, AT_LEAST_1] = 256
+    """Channels of queries, keys and values."""
+    dropout: Annotated[float, BELOW_1] = 0.1
+    """Probability that a channel is dropped before a classifier."""
+    activation: Activation = "ReLU"
+    """After the norms of the heads (LeakyReLU: ResNet on LIP)."""
+    first_loss: Annotated[float, NOT_NEGATIVE] = 0.4
+    """Weight of the first prediction's loss."""
+    consistency_loss: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Weight of the loss of the final classifier on the memory rows themselves, from the second epoch on."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "model")
+        check(
+            self.strategy == "cosine_similarity" or self.slots == 1,
+            f"--model.strategy mean knows no nearest slot: it needs --model.slots 1, got {self.slots}",
+        )
+
+    def momentum_at(self, lr: float) -> float:
+        """Return the share of a row that a step at this learning rate replaces (of the schedule, before any factor)."""
+        return self.momentum / self.momentum_lr * lr if self.momentum_lr > 0 else self.momentum
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryNetModel(MemorySettings, Model):
+    """MemoryNet on any backbone with at least two feature levels."""
+
+    training_only: ClassVar[tuple[str, ...]] = (
+        "first_loss",
+        "momentum",
+        "momentum_lr",
+        "average",
+        "gradient",
+        "consistency_loss",
+    )
+
+    levels: Literal["last", "concatenated", "layers"] = "last"
+    """What the head sees. last: the deepest map, the one before it feeds the auxiliary head. concatenated: all maps at
+    the finest size (HRNet). layers: normalized maps of one size (ViT), all but the last feed auxiliary heads."""
+    output_stride: Literal[8, 16, 32] = 32
+    """Largest stride of the maps of a ResNet or its relatives, the later ones dilated (published: 8)."""
+    transformer_layers: Annotated[tuple[int, ...], AT_LEAST_1] = ()
+    """Layers of a plain transformer that give maps, from 1 (ViT-L: 10, 15, 20, 24)."""
+    image_size: Annotated[int, NOT_NEGATIVE] = 0
+    """Image side that a plain transformer's position table is for (published: 512); 0 leaves timm's."""
+    reduction: bool = False
+    """concatenated: halve the map before the head (HRNet on LIP and Cityscapes)."""
+    context: Literal["aspp", "ppm", "ocr", "none"] = "aspp"
+    """Context within the image: DeepLabV3 (all releases), PSPNet, OCRNet (our definition), or none (FCN)."""
+    dilations: Annotated[tuple[int, ...], AT_LEAST_1] = DILATIONS
+    """aspp: one branch per dilation; no file tells them."""
+    width: Annotated[int, AT_LEAST_1] = 512
+    """Channels of pixel features, context and memory (C)."""
+    auxiliary: bool = True
+    """Auxiliary heads, which only training uses (HRNet: none)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(len(self.dilations) > 0, "--model.dilations needs at least one number")
+        check(
+            self.levels == "concatenated" or not self.reduction,
+            f"--model.reduction halves concatenated maps; it needs --model.levels concatenated, got {self.levels}",
+        )
+
+
+R50 = MemoryNetModel(backbone="resnet50c", output_stride=8)
+R101 = MemoryNetModel(backbone="resnet101c", output_stride=8)
+S101 = MemoryNetModel(backbone="resnest101e", output_stride=8)
+HRNET_W48 = MemoryNetModel(backbone="hrnet_w48", levels="concatenated", auxiliary=False)
+VIT_L = MemoryNetModel(
+    backbone="vit_large_patch16_384", levels="layers", transformer_layers=(10, 15, 20, 24), image_size=512
+)
 
 _LOSS = Loss(average="valid")
 _WINDOWS = {"crop": (512, 512), "stride": (341, 341)}
 """Of HRNet under --aug-test and of ViT always."""
 
 
-class _Training(NamedTuple):
-    """What the rows of the results table have beside network and data set.
+def _recipe(
+    fragment: Fragment,
+    model: MemoryNetModel,
+    published: Published,
+    *,
+    iterations: int,
+    lr: float,
+    epochs: int = 0,
+    batch: int = 16,
+    decay: float = 5e-4,
+) -> Recipe:
+    """Return a published recipe, trained by SGD.
 
-    Attributes:
-        batch: images per step on all processes.
-        epochs: passes over the images.
+    Args:
         iterations: steps of the published run; its 8 processes padded the data set to a multiple of 8.
         lr: at the start; it falls to a hundredth.
+        epochs: passes over the images, which then decide; 0 counts steps.
+        batch: images per step on all processes.
         decay: weight decay of all parameters.
     """
-
-    batch: int
-    epochs: int
-    iterations: int
-    lr: float
-    decay: float
-
-
-def _recipe(fragment: Fragment, model: MemoryNetModel, training: _Training, published: Published) -> Recipe:
-    is_transformer = model.levels == "layers"
+    lr_mult = {"backbone_net": 0.1} if model.levels == "layers" else {}
     return Recipe(
         model=model,
-        data=replace(fragment.data, batch=training.batch),
+        data=replace(fragment.data, batch=batch),
         augment=fragment.augment,
         loss=_LOSS,
-        optim=Optim(
-            kind="sgd",
-            lr=training.lr,
-            weight_decay=training.decay,
-            lr_mult={"backbone_net": 0.1} if is_transformer else {},
-        ),
-        schedule=Schedule(
-            iterations=training.iterations,
-            epochs=training.epochs,
-            power=0.9,
-            min_lr=0.01 * training.lr,
-            family="S",
-        ),
+        optim=Optim(kind="sgd", lr=lr, weight_decay=decay, lr_mult=lr_mult),
+        schedule=Schedule(iterations=iterations, epochs=epochs, power=0.9, min_lr=0.01 * lr, family="S"),
         evaluate=fragment.evaluate,
         run=Run(keep=1),
         published=published,
@@ -87,12 +177,12 @@ def _ade20k(name: str, epochs: int, iterations: int, lr: float, decay: float = 5
         fragment = fragment.slide(341, probabilities=True)
     elif name == "hrnet":
         fragment = fragment.testing(aug_mode="slide", **_WINDOWS)
-    return _recipe(fragment, model, _Training(16, epochs, iterations, lr, decay), _ADE20K_FIGURES[name])
+    published = _ADE20K_FIGURES[name]
+    return _recipe(fragment, model, published, epochs=epochs, iterations=iterations, lr=lr, decay=decay)
 
 
 def _coco_stuff_10k(name: str, decay: float = 1e-4) -> Recipe:
     model = replace(_MODELS[name], momentum_lr=0.0009)
-    training = _Training(16, 110, 61_820, 0.001, decay)
     fragment = COCO_STUFF_10K_MEMORYNET
     if name == "vitl":
         fragment = fragment.slide(341, probabilities=True)
@@ -100,7 +190,7 @@ def _coco_stuff_10k(name: str, decay: float = 1e-4) -> Recipe:
         fragment = fragment.testing(aug_ratios=FIVE_RATIOS)
     if name == "hrnet":
         fragment = fragment.testing(aug_mode="slide", **_WINDOWS)
-    recipe = _recipe(fragment, model, training, _COCO_STUFF_FIGURES[name])
+    recipe = _recipe(fragment, model, _COCO_STUFF_FIGURES[name], epochs=110, iterations=61_820, lr=0.001, decay=decay)
     if name == "s101":
         schedule = replace(recipe.schedule, epochs=150, iterations=42_150, min_lr=1e-4)
         return replace(recipe, data=replace(recipe.data, batch=32), schedule=schedule)
@@ -111,14 +201,14 @@ def _cityscapes(name: str, epochs: int, iterations: int) -> Recipe:
     model = replace(_MODELS[name], momentum_lr=0.009, reduction=name == "hrnet")
     # windows are the later multi-scale setting; the first release tested single scale on whole images, on logits
     fragment = CITYSCAPES_MEMORYNET.testing(mode="whole", probabilities=False, aug_mode="slide")
-    return _recipe(fragment, model, _Training(16, epochs, iterations, 0.01, 5e-4), _CITYSCAPES_FIGURES[name])
+    return _recipe(fragment, model, _CITYSCAPES_FIGURES[name], epochs=epochs, iterations=iterations, lr=0.01)
 
 
 def _lip(name: str, batch: int, iterations: int, lr: float) -> Recipe:
     activation = "LeakyReLU" if name in ("r50", "r101") else "ReLU"
     model = replace(_MODELS[name], momentum_lr=lr, activation=activation, reduction=name == "hrnet")
     # steps, not epochs: the 8 published processes padded 30462 images to 30464, one step more per epoch of 32
-    return _recipe(LIP, model, _Training(batch, 0, iterations, lr, 5e-4), _LIP_FIGURES[name])
+    return _recipe(LIP, model, _LIP_FIGURES[name], iterations=iterations, lr=lr, batch=batch)
 
 
 _MODELS = {"r50": R50, "r101": R101, "s101": S101, "hrnet": HRNET_W48, "vitl": VIT_L}

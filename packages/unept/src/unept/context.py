@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from segcore.layers.deform_attn.layer import DeformableAttention
-from segcore.layers.deform_attn.points import reference_grid
+from segcore.layers.deform_attn.points import reference_points
 from segcore.layers.kept_by_size import kept_by_size
 from unept.recipes import UNEPTModel
 
@@ -51,10 +51,6 @@ def sine_positions(height: int, width: int, channels: int, device: torch.device 
 def level_positions(sizes: Sizes, channels: int, device: torch.device) -> Tensor:
     """Return the sine position maps of all levels, (S, channels)."""
     return torch.cat([sine_positions(height, width, channels, device) for height, width in sizes])
-
-
-reference_points = kept_by_size(reference_grid)
-"""Pixel centers of the maps of some sizes, (1, Q, 1, 2)."""
 
 
 class Pyramid(NamedTuple):

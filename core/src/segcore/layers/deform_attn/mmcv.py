@@ -1,7 +1,7 @@
 """Multi-scale deformable attention by the operator of a full mmcv that the user compiled.
 
-The distribution this project depends on, mmcv-lite, has no compiled operators; where a full mmcv took its place, the
-backend "mmcv" calls its extension.
+Nothing here needs mmcv. Where a full one is installed, the backend "mmcv" calls its extension; mmcv-lite, which
+the extra `segcore[mmcv]` brings, has no compiled operators.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _extension() -> ModuleType:
     """Return the compiled part of mmcv."""
     if importlib.util.find_spec("mmcv._ext") is None:
         raise InputError(
-            "deformable attention: the backend 'mmcv' needs mmcv with compiled operators, and mmcv-lite is installed; "
-            "install a full mmcv in its place, or use the backend 'auto'"
+            "deformable attention: the backend 'mmcv' needs mmcv with compiled operators, which is not installed; "
+            "install a full mmcv (mmcv-lite has none), or use the backend 'auto'"
         )
     return importlib.import_module("mmcv._ext")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from segcore.layers.kept_by_size import kept_by_size
+
 
 def reference_grid(level_sizes: Sequence[tuple[int, int]], *, device: torch.device | str | None = None) -> Tensor:
     """Return the pixel centers of one or several maps, row-major, maps concatenated.
@@ -25,6 +27,10 @@ def reference_grid(level_sizes: Sequence[tuple[int, int]], *, device: torch.devi
         x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
         grids.append(torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).flatten(0, 1))
     return torch.cat(grids)[None, :, None]
+
+
+reference_points = kept_by_size(reference_grid)
+"""The same, kept for the next call with the same sizes, which must be a tuple."""
 
 
 def sampling_locations(reference: Tensor, offsets: Tensor, level_sizes: Sequence[tuple[int, int]]) -> Tensor:

@@ -1,0 +1,1 @@
+"""Matching of windows: one operator, and the two solvers behind it."""
