@@ -39,7 +39,7 @@ class DemoOptions:
     iterations: Annotated[int, NOT_NEGATIVE] = 0
     """Training steps; 0 is the recipe's."""
     device: str = "auto"
-    """cpu, cuda or auto."""
+    """cpu, cuda, mps, xpu or auto, as --run.device."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -33,7 +33,7 @@ class ReportOptions:
     split: str = ""
     """Split whose scores and pictures are shown; empty is the run's test split."""
     device: str = "auto"
-    """cpu, cuda or auto."""
+    """cpu, cuda, mps, xpu or auto, as --run.device."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from segcore.data.base import SegmentationDataset
 from segcore.evaluation.evaluate import evenly_spaced
+from segcore.opencv import cv2
 from segcore.predictor import Predictor
 from segcore.report.run_report import Picture
 

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 
 from segcore.errors import InputError
 from segcore.evaluation.score_files import ScoredImages, ScoreFile, file_hash, read_scores
+from segcore.opencv import cv2
 from segcore.pages.charts import Series
 from segcore.pages.page import Section
 from segcore.paper import Paper

@@ -36,8 +36,9 @@ def sine_positions(height: int, width: int, channels: int, device: torch.device 
         (height * width, channels) float32, row-major; channels a multiple of 4
     """
     half = channels // 2
-    exponent = 2 * (torch.arange(half, device=device) // 2) / half
-    wavelength = torch.pow(10000.0, exponent.double()).float()  # (C/2,), each twice: for sine and cosine
+    has_float64 = device is None or device.type in ("cpu", "cuda")  # Apple's GPUs have none, Intel's not all
+    exponent = 2 * (torch.arange(half, device=device if has_float64 else "cpu") // 2) / half
+    wavelength = torch.pow(10000.0, exponent.double()).float().to(device)  # (C/2,), each twice: for sine and cosine
     waves = []
     for length in (height, width):
         place = torch.arange(1, length + 1, dtype=torch.float32, device=device) * (2 * math.pi / (length + 1e-6))
