@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from segcore.data.labels import IGNORE, load_metadata
 from segcore.data.listing import Item, select_items
@@ -55,8 +54,8 @@ class Sample(NamedTuple):
     name: str
 
 
-class SegmentationDataset(Dataset[Sample], ABC):
-    """Images with label maps, by index.
+class SegmentationDataset(ABC):
+    """Images with label maps, by index. Loading torch for it would delay every sentence about missing files.
 
     Attributes:
         name: as in `segcore data list`.

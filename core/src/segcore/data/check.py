@@ -12,7 +12,6 @@ from hashlib import blake2b
 from itertools import islice
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from segcore.data.base import FileDataset, SegmentationDataset
@@ -27,6 +26,7 @@ from segcore.data.traps import (
     unused_classes,
     value_suspicion,
 )
+from segcore.opencv import cv2
 
 MAX_LISTED = 20
 """Faulty files of each kind that are named; the others are counted."""

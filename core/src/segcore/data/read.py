@@ -6,7 +6,6 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import (
@@ -21,6 +20,7 @@ from PIL.TiffImagePlugin import (
 )
 
 from segcore.errors import InputError
+from segcore.opencv import cv2
 from segcore.recipe import MAX_PIXELS
 
 FaultKind = Literal[

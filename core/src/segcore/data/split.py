@@ -25,9 +25,7 @@ def open_folder(root: str, list_file: str = "", **options: Any) -> FolderDataset
     """
     folders = split_folders(Path(root))
     if folders:
-        raise InputError(
-            f"{Path(root, 'images')} is split by its folders {' and '.join(folders)} already"
-        )
+        raise InputError(f"{Path(root, 'images')} is split by its folders {' and '.join(folders)} already")
     return FolderDataset(root, "all", list_file=list_file, **options)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 from rich.markup import escape
 from rich.progress import track
@@ -13,6 +12,7 @@ from rich.progress import track
 from segcore.console import PlainConsole, printable
 from segcore.errors import InputError
 from segcore.files import writing
+from segcore.opencv import cv2
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
