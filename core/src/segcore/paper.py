@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from segcore.pages.page import Section
     from segcore.segmentor import Segmentor
     from segcore.weights.files import LoadedCheckpoint
-    from segcore.weights.names import NameMap
+    from segcore.weights.names import NameMap, Shapes
 
 GROUP = "segcore.papers"
 
@@ -38,7 +38,7 @@ class Paper:
     """(recipe, number of classes) -> network with its initial weights (pretrained where the recipe says so)."""
     name_map: Callable[[Segmentor], NameMap]
     """Published tensor names of a network, for parameter rules and published checkpoints."""
-    infer_model: Callable[[Model, Mapping[str, tuple[int, ...]]], Model]
+    infer_model: Callable[[Model, Shapes], Model]
     """(options, published tensor name -> shape) -> the options of a checkpoint, as far as its shapes tell them."""
     target_maps: Callable[[Recipe], MapSource] | None = None
     """recipe -> source of the maps beside the label that training is supervised with (unept/PAPER 8)."""

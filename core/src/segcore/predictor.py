@@ -54,6 +54,9 @@ class Predictor:
     device: torch.device
     amp: AMP = "off"
 
+    def __post_init__(self) -> None:
+        self.protocol.check_classes(len(self.classes.names))
+
     @classmethod
     def from_checkpoint(
         cls,
@@ -62,19 +65,19 @@ class Predictor:
         paper: Paper | None = None,
         recipe: Recipe | None = None,
         unsafe: bool = False,
-        device: str = "auto",
+        device: str | torch.device = "auto",
     ) -> Predictor:
-        """Load a network from a checkpoint.
+        """Load a network from a checkpoint; in a run of several processes, in this process alone.
 
         Args:
             paper, recipe: what it is; needed for published files, taken from the file itself where it is ours.
             unsafe: see `read_checkpoint`.
-            device: cpu, cuda, or auto (cuda if there is one).
+            device: a device, or cpu, cuda, mps, xpu (the one that this process uses), auto (cuda if there is one).
 
         Raises:
             InputError: if the file cannot be read or belongs to another model.
         """
-        place = distributed.init(device).device
+        place = distributed.current_device(device) if isinstance(device, str) else device
         if paper is None or recipe is None:
             built = build_from_checkpoint(path, unsafe=unsafe)
             model, recipe = built.model, built.recipe

@@ -18,6 +18,7 @@ COMMANDS: Table = {
     "data": ("segcore.commands.data", "list the data sets, prepare one, check one: counts, histogram, faults"),
     "score": ("segcore.commands.score", "score a folder of predicted label maps"),
     "convert": ("segcore.commands.convert", "turn a published .pth checkpoint into ours"),
+    "check": ("segcore.commands.check", "tell whether weights and states are whole"),
     "export": ("segcore.commands.export", "write a trained network as torch.export program or ONNX"),
     "count": ("segcore.commands.count", "parameters and multiply-adds of a recipe's network"),
     "bench": ("segcore.commands.bench", "time a recipe's network on this machine"),

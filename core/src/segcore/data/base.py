@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from segcore.data.labels import load_metadata
 from segcore.data.read import DataFileError, read_label, read_pair
@@ -64,8 +63,8 @@ class Item(NamedTuple):
     label: Path | None
 
 
-class SegmentationDataset(Dataset[Sample], ABC):
-    """Images with label maps, by index.
+class SegmentationDataset(ABC):
+    """Images with label maps, by index. Loading torch for it would delay every sentence about missing files.
 
     Attributes:
         name: as in `segcore data list`.

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -17,6 +16,7 @@ from rich.text import Text
 from segcore.data.base import SegmentationDataset
 from segcore.data.labels import IGNORE
 from segcore.data.read import DataFileError, FaultKind
+from segcore.opencv import cv2
 
 MAX_LISTED = 20
 """Faulty files of each kind that are named; the others are counted."""

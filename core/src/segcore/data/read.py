@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from segcore.errors import InputError
+from segcore.opencv import cv2
 
 FaultKind = Literal[
     "unreadable image", "unreadable label", "missing label", "size mismatch", "values outside the classes"

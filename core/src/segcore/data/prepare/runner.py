@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from segcore.errors import InputError
+from segcore.opencv import cv2
 
 _PNG_END = b"IEND\xaeB`\x82"
 _CHUNK = 8  # files per task of a worker

@@ -1,7 +1,7 @@
 """Multi-scale deformable attention by the operator of a full mmcv that the user compiled.
 
-Nothing here needs mmcv. Where a full one is installed, the backend "mmcv" calls its extension; mmcv-lite, which the extra
-`segcore[mmcv]` brings, has no compiled operators.
+Nothing here needs mmcv. Where a full one is installed, the backend "mmcv" calls its extension; mmcv-lite, which
+the extra `segcore[mmcv]` brings, has no compiled operators.
 """
 
 from __future__ import annotations
