@@ -29,7 +29,7 @@ from segcore.recipe import Published, Recipe
 from segcore.recipe.plain import to_plain
 from segcore.weights.files import run_versions, save_weights
 from segcore.weights.header import CheckpointMeta
-from tests.data.test_folder import make_folder
+from tests.data.test_folder import make_folder, make_split_folder
 from tests.tiny_paper import PAPER, published_tensors
 
 
@@ -110,6 +110,23 @@ def test_pictures_go_beside_the_data_set_and_leave_it_alone(tmp_path: Path, weig
     assert sorted(set(after) - set(before)) == ["out/00.png", "out/10.png"]
     assert {name: after[name] for name in before} == before
     assert sorted(contents(tmp_path / "show")) == ["00.jpg", "10.jpg"]
+
+
+@pytest.mark.parametrize(("splits", "tested"), [(("train", "val"), "val"), (("train", "val", "test"), "test")])
+def test_a_folder_with_images_train_and_val_only_is_tested_on_val_and_says_so(
+    splits: tuple[str, ...], tested: str, tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_split_folder(tmp_path / "own", splits)
+    recipe = make_recipe(tmp_path)
+    data = replace(recipe.data, test_split="test")
+    out = tmp_path / "out"
+    recipe = replace(recipe, data=data, run=replace(recipe.run, data=str(root)))
+    run_test(PAPER, "toy", recipe, TestOptions(checkpoint=weights, out=str(out)))
+    printed = capsys.readouterr()
+    assert f"folder {tested}, single scale: 2 images" in printed.out
+    assert sorted(contents(out)) == [f"{tested}0.png", f"{tested}1.png"]
+    is_said = f"{root} has no test split: its validation images (split val) are taken instead" in printed.err
+    assert is_said == (tested == "val")
 
 
 @pytest.mark.usefixtures("no_work")

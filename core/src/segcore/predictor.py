@@ -22,7 +22,7 @@ from segcore.hub.origin import SUMMARY, Score, conditions
 from segcore.hub.repository import locate
 from segcore.layers.precision import mixed_precision
 from segcore.paper import Paper
-from segcore.recipe import AMP, Evaluate, Recipe
+from segcore.recipe import AMP, MAX_PIXELS, Evaluate, Recipe
 from segcore.weights.files import LoadedCheckpoint, read_checkpoint
 
 ImageInput = str | Path | np.ndarray | Image.Image
@@ -49,6 +49,7 @@ class Predictor:
         classes: names and colors of the class numbers.
         protocol: scales, windows, mirroring.
         amp: precision of the network.
+        max_pixels: image files of more are refused before they are decoded.
     """
 
     model: nn.Module
@@ -56,6 +57,7 @@ class Predictor:
     protocol: Evaluate
     device: torch.device
     amp: AMP = "off"
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         self.protocol.check_classes(len(self.classes.names))
@@ -106,7 +108,7 @@ class Predictor:
             classes = _classes_of(loaded, recipe)
             model = load_for_recipe(paper, recipe, len(classes.names), loaded).model
         model = placed(model, recipe.run, place).eval()
-        return cls(model, classes, recipe.evaluate, place, recipe.run.amp)
+        return cls(model, classes, recipe.evaluate, place, recipe.run.amp, recipe.data.max_pixels)
 
     def __call__(self, image: ImageInput, *, with_probabilities: bool = False) -> Prediction:
         """Predict one image of any size.
@@ -118,7 +120,7 @@ class Predictor:
         Raises:
             InputError: if it is not an image.
         """
-        pixels = to_pixels(image)
+        pixels = to_pixels(image, self.max_pixels)
         size, parts = (pixels.shape[0], pixels.shape[1]), views(pixels, self.protocol)
         with mixed_precision(self.device, self.amp):
             if not with_probabilities:
@@ -157,7 +159,7 @@ def _classes_of(loaded: LoadedCheckpoint, recipe: Recipe) -> ClassTable:
         ) from error
 
 
-def to_pixels(image: ImageInput) -> np.ndarray:
+def to_pixels(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Return an image as (H, W, 3) uint8 BGR.
 
     Raises:
@@ -165,7 +167,7 @@ def to_pixels(image: ImageInput) -> np.ndarray:
             image of mode I or F.
     """
     if isinstance(image, (str, Path)):
-        return read_image(Path(image))
+        return read_image(Path(image), max_pixels=max_pixels)
     if isinstance(image, Image.Image):
         return np.asarray(_as_8_bit(image).convert("RGB"))[..., ::-1]
     if image.dtype != np.uint8:

@@ -116,7 +116,8 @@ def _classes(asked: str, recipe: Recipe, loaded: LoadedCheckpoint) -> ClassTable
 
     from segcore.data import dataset_classes
     from segcore.data.base import ClassTable
-    from segcore.data.folder import make_palette, read_classes
+    from segcore.data.folder import read_classes
+    from segcore.data.palette import make_palette
 
     if asked and Path(asked).is_file():
         return read_classes(Path(asked))

@@ -149,9 +149,9 @@ def run(predictor: Predictor, work: Plan) -> list[Path]:
     Raises:
         InputError: for an input that cannot be read, or a file that cannot be written.
     """
-    from rich.console import Console
     from rich.progress import track
 
+    from segcore.console import PlainConsole
     from segcore.images.label_files import save_label, save_overlay
     from segcore.images.video import redraw_video
     from segcore.images.visualize import overlay
@@ -160,8 +160,8 @@ def run(predictor: Predictor, work: Plan) -> list[Path]:
     palette, opacity = predictor.classes.palette, work.options.opacity
     written: list[Path] = []
     is_quiet = len(work.jobs) < 2 or bool(work.whose)
-    for job in track(work.jobs, "predicting", console=Console(stderr=True), transient=True, disable=is_quiet):
-        image = to_pixels(job.source)
+    for job in track(work.jobs, "predicting", console=PlainConsole(stderr=True), transient=True, disable=is_quiet):
+        image = to_pixels(job.source, predictor.max_pixels)
         label = predictor(image).label
         written.append(save_label(work.label(job), label, palette))
         written.append(save_overlay(work.overlay(job), image, label, palette, opacity))
@@ -173,13 +173,13 @@ def run(predictor: Predictor, work: Plan) -> list[Path]:
     parts = [f"{len(work.jobs)} label maps and overlays"] if work.jobs else []
     parts += [f"{len(work.videos)} overlay videos"] if work.videos else []
     told = " and ".join(parts) or "nothing"
-    Console().print(f"wrote {told} to {work.options.out}{work.whose}", soft_wrap=True, highlight=False)
+    PlainConsole(soft_wrap=True).print(f"wrote {told} to {work.options.out}{work.whose}")
     return written
 
 
 def _sort_inputs(inputs: Sequence[str], outputs: Sequence[Path]) -> tuple[list[_Job], list[Path]]:
     """Return the images and the videos among the inputs, folders expanded without output folders inside them."""
-    from segcore.data.base import IMAGE_SUFFIXES, find_files
+    from segcore.data.listing import IMAGE_SUFFIXES, find_files
     from segcore.images.video import VIDEO_SUFFIXES
 
     jobs: list[_Job] = []

@@ -9,8 +9,7 @@ from segcore.errors import InputError
 from segcore.evaluation import CITYSCAPES, METRICS
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from segcore.console import PlainConsole
     from segcore.data.base import ClassTable
     from segcore.evaluation.metrics import Scores
 
@@ -40,7 +39,7 @@ def summarize(scores: Scores, names: Sequence[str]) -> dict[str, float]:
 
 
 def print_scores(
-    console: Console, scores: Scores, classes: ClassTable, names: Sequence[str], head: str, note: str = ""
+    console: PlainConsole, scores: Scores, classes: ClassTable, names: Sequence[str], head: str, note: str = ""
 ) -> None:
     """Print the table of classes, `head`, then one line per score.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import tyro
 from segcore.commands.parsing import parse_recipe
 from segcore.commands.running import Command, command
 from segcore.commands.scores import check_metrics, print_scores, summarize
-from segcore.data import create_dataset
+from segcore.data import choose_test_split, create_dataset
 from segcore.errors import InputError
 from segcore.evaluation.score_files import ScoredImages, ScoreFile, defined, file_hash, now, score_path, write_score
 from segcore.files import Output, check_opacity, check_outputs, make_folder
@@ -146,12 +147,16 @@ class _Test:
     """Where the score goes."""
     why: str
     """Why that is not beside the weights; empty where it is."""
+    split_note: str
+    """That another split is tested than the recipe says; empty where it is not."""
 
 
 def _prepare(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> _Test:
-    data, protocol = recipe.data, recipe.evaluate.protocol(options.aug_test)
-    _check(options, data.dataset)
+    protocol = recipe.evaluate.protocol(options.aug_test)
+    _check(options, recipe.data.dataset)
     require_checkpoint(Path(options.checkpoint))
+    data, split_note = choose_test_split(recipe.data, recipe.run.data)
+    recipe = replace(recipe, data=data)
     dataset = create_dataset(data, recipe.run.data, data.test_split, list_file=data.test_list)
     protocol.check_classes(len(dataset.classes.names))
     _check_outputs(options, dataset)
@@ -165,6 +170,7 @@ def _prepare(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> _
         dataset=dataset,
         folder=folder,
         why=why,
+        split_note=split_note,
     )
 
 
@@ -184,9 +190,10 @@ def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Score
 
     world = distributed.init(recipe.run.device)
     try:
-        sha256 = (
-            file_hash(Path(options.checkpoint)) if world.is_main else ""
-        )  # now: a training may go on and replace it
+        if asked.split_note and world.is_main:
+            print(asked.split_note, file=sys.stderr)
+        # now: a training may go on and replace it
+        sha256 = file_hash(Path(options.checkpoint)) if world.is_main else ""
         num_classes = len(asked.dataset.classes.names)
         model = model_for_checkpoint(paper, recipe, num_classes, options.checkpoint, unsafe=options.unsafe)
         model = placed(model, recipe.run, world.device).eval()
@@ -212,9 +219,9 @@ def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Score
 
 def _report(asked: _Test, scores: Scores, seconds: float, sha256: str) -> None:
     """Write the score and print it, or say that predictions were written."""
-    from rich.console import Console
+    from segcore.console import PlainConsole
 
-    console, options, count = Console(soft_wrap=True, highlight=False), asked.options, len(asked.dataset)
+    console, options, count = PlainConsole(soft_wrap=True), asked.options, len(asked.dataset)
     rate = f"{count} images in {seconds:.1f} s ({count / seconds:.2f} images/s)"
     if options.format_only:
         console.print(f"wrote {count} predictions for the {asked.dataset.name} server to {options.out}; {rate}")

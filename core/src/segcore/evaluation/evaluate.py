@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from segcore import distributed
+from segcore.console import PlainConsole
 from segcore.data.base import Sample, SegmentationDataset
 from segcore.data.workers import quiet_worker, raise_faults
 from segcore.errors import InputError
@@ -118,7 +118,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def _progress(total: int, is_shown: bool) -> Iterator[Callable[[], None]]:
     """Give a function to call after every image; it moves a bar on the console, or does nothing."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not is_shown, transient=True) as bar:
+    with Progress(*columns, console=PlainConsole(stderr=True), disable=not is_shown, transient=True) as bar:
         task = bar.add_task("testing", total=total)
         yield lambda: bar.advance(task)
 

@@ -19,6 +19,8 @@ AMP = Literal["off", "bf16", "fp16"]
 MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """Multi-scale test ratios of all five papers (`--aug-test`)."""
 Pairs = tuple[tuple[int, int], ...]
+MAX_PIXELS = 2 * 89_478_485
+"""Pixels of the largest image that is decoded unless --data.max-pixels says more: where Pillow refuses as well."""
 _SEED = Range("be between 0 and 2^32 - 1", 0, 2**32 - 1)
 _WORKERS = Range("be between 0 and 256", 0, 256)
 
@@ -80,6 +82,10 @@ class Data:
     """folder: file with class names, one per line, or JSON with "classes" and "palette"; empty reads ROOT/classes.*."""
     ignore: Annotated[int, BYTE] = 255
     """folder: file value of pixels without a label."""
+    mask_values: Annotated[tuple[int, ...], BYTE] = ()
+    """folder: file value of each class, in the order of the classes (0 255); empty is 0, 1, 2, ..."""
+    max_pixels: Annotated[int, AT_LEAST_1] = MAX_PIXELS
+    """Refuse files of more pixels before decoding them: a damaged header can ask for all memory."""
     image_size: Annotated[tuple[int, int], AT_LEAST_1] = (192, 256)
     """toy: height and width of the generated scenes, pixels."""
     num_images: Annotated[tuple[int, int], AT_LEAST_1] = (400, 50)

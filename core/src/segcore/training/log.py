@@ -19,10 +19,10 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from segcore.console import PlainConsole, printable
 from segcore.errors import InputError
 from segcore.files import atomic_write, open_to_append
 
@@ -199,7 +199,7 @@ class RunLogger:
         self._pace = Pace()
         self._sinks: list[Sink] = [WeightsAndBiases(work_dir)] if wandb else []
         self._sinks += [JsonLines(work_dir / "log.jsonl", start), TensorBoard(work_dir / "tensorboard", start)]
-        console = Console(stderr=True)
+        console = PlainConsole(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._progress.add_task("training", total=total, completed=start)
@@ -285,12 +285,19 @@ class _LogFile(logging.FileHandler):
         return open_to_append(Path(self.baseFilename))
 
 
-def _handlers(path: Path, console: Console) -> list[logging.Handler]:
+class _PlainFormatter(logging.Formatter):
+    """Log lines in which names of files and classes do nothing to a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def _handlers(path: Path, console: PlainConsole) -> list[logging.Handler]:
     """Return where log lines go: the file, and the terminal above the progress bar or standard error."""
-    file = _LogFile(path)
+    file = _LogFile(path, encoding="utf-8")
     shown = RichHandler(console=console, show_path=False) if console.is_terminal else logging.StreamHandler(sys.stderr)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    shown.setFormatter(logging.Formatter("%(message)s" if console.is_terminal else "%(asctime)s %(message)s"))
+    file.setFormatter(_PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
+    shown.setFormatter(_PlainFormatter("%(message)s" if console.is_terminal else "%(asctime)s %(message)s"))
     return [file, shown]
 
 

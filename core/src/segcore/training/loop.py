@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -184,6 +185,7 @@ def train(paper: Paper, name: str, recipe: Recipe, held: WorkDirectory | None = 
     Raises:
         InputError: for whatever the user can cause: data, options, checkpoints, a full disk, a loss that is not finite.
     """
+    recipe = _with_absolute_paths(recipe)
     run = recipe.run
     if run.resume and run.resume_from:
         raise InputError("--resume goes on from the last state, --resume-from from the given one; choose one of them")
@@ -216,6 +218,17 @@ def train(paper: Paper, name: str, recipe: Recipe, held: WorkDirectory | None = 
         if directory and not held:
             directory.release()
         distributed.shutdown()
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Return a recipe whose data are the same files from any folder, where a report or the recipe is used later."""
+
+    def absolute(path: str) -> str:
+        return os.path.abspath(path) if path else path
+
+    data = recipe.data
+    files = {name: absolute(getattr(data, name)) for name in ("classes", "train_list", "val_list", "test_list")}
+    return replace(recipe, data=replace(data, **files), run=replace(recipe.run, data=absolute(recipe.run.data)))
 
 
 def _enter(recipe: Recipe, world: distributed.World) -> WorkDirectory | None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from segcore import distributed
 from segcore.build import build_model, fine_tune_from, placed
 from segcore.data import create_dataset
+from segcore.data.base import FileDataset
 from segcore.errors import InputError, check
 from segcore.images.transforms import TrainTransform
 from segcore.layers.precision import memory_format, mixed_precision
@@ -34,6 +35,8 @@ from segcore.weights.files import run_versions
 from segcore.weights.header import CheckpointMeta
 
 log = logging.getLogger(__name__)
+_VALIDATION = ("val_split", "val_list")
+"""Options of the data that decide what is validated on, and nothing else."""
 
 
 class TrainStep(nn.Module):
@@ -59,6 +62,7 @@ class Trainer:
         data, run = recipe.data, recipe.run
         self.train_data = create_dataset(data, run.data, data.train_split, list_file=data.train_list)
         self.val_data = create_dataset(data, run.data, data.val_split, list_file=data.val_list)
+        self._warn_of_shared_images()
         self.total = total_iterations(recipe, len(self.train_data))
         if recipe.schedule.warmup > self.total:
             log.warning(
@@ -83,6 +87,13 @@ class Trainer:
         self.seed_rule = SEED_RULE
         self.first_loss: Tensor | float | None = None
         """Of the run's first step, which later losses are measured by."""
+
+    def _warn_of_shared_images(self) -> None:
+        if isinstance(self.train_data, FileDataset) and isinstance(self.val_data, FileDataset):
+            trained = {item.image for item in self.train_data.items}
+            shared = sum(item.image in trained for item in self.val_data.items)
+            if shared:
+                log.warning("%d of the %d validation images are trained on as well", shared, len(self.val_data))
 
     def _build_model(self, is_resuming: bool) -> Segmentor:
         recipe, num_classes = self.recipe, len(self.train_data.classes.names)
@@ -189,6 +200,9 @@ class Trainer:
         self.first_loss, self.seed_rule = state.get("first_loss"), state.get("seed_rule", OLD_SEED_RULE)
         if self.seed_rule not in SEED_RULES:
             raise LookupError(f"its seeds follow the rule {self.seed_rule!r}, known are {', '.join(SEED_RULES)}")
+        ours, theirs = to_plain(self.recipe.data), state["recipe"]["data"]
+        if any(ours[key] != theirs[key] for key in _VALIDATION):
+            self.best = -1.0  # a score on other images does not compete
 
     def is_finite(self) -> bool:
         """Return whether every weight is a number."""
@@ -243,15 +257,20 @@ def _single_values_explained() -> Iterator[None]:
 def _changed_options(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """Return the options that would make a resumed run another one than it was."""
     watched = {part: set(ours[part]) for part in ("model", "data", "augment", "loss", "optim", "schedule")}
-    watched["data"] -= {"workers", "test_split", "test_list"}
+    watched["data"] -= {"workers", "max_pixels", "test_split", "test_list", *_VALIDATION}
     watched["model"] -= {"pretrained", "weights"}  # they were used before the first step
     watched["run"] = {"seed", "amp"}
     return [
         f"--{part}.{key}".replace("_", "-")
         for part, keys in watched.items()
         for key in ours[part]
-        if key in keys and theirs[part].get(key) != ours[part][key]
+        if key in keys and _meant(key, theirs[part].get(key)) != _meant(key, ours[part][key])
     ]
+
+
+def _meant(option: str, value: Any) -> Any:
+    """Return what counts of an option's value: of a list or class file its name, because its folder may move."""
+    return Path(value).name if option in ("train_list", "classes") and value else value
 
 
 def total_iterations(recipe: Recipe, num_images: int) -> int:
