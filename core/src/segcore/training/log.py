@@ -294,7 +294,7 @@ class _PlainFormatter(logging.Formatter):
 
 def _handlers(path: Path, console: PlainConsole) -> list[logging.Handler]:
     """Return where log lines go: the file, and the terminal above the progress bar or standard error."""
-    file = _LogFile(path)
+    file = _LogFile(path, encoding="utf-8")
     shown = RichHandler(console=console, show_path=False) if console.is_terminal else logging.StreamHandler(sys.stderr)
     file.setFormatter(_PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
     shown.setFormatter(_PlainFormatter("%(message)s" if console.is_terminal else "%(asctime)s %(message)s"))
