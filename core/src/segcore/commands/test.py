@@ -192,7 +192,7 @@ def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Score
     try:
         if asked.split_note and world.is_main:
             print(asked.split_note, file=sys.stderr)
-        # now: a training may go on and replace it
+        # before it is loaded: a training may go on and replace it
         sha256 = file_hash(Path(options.checkpoint)) if world.is_main else ""
         num_classes = len(asked.dataset.classes.names)
         model = model_for_checkpoint(paper, recipe, num_classes, options.checkpoint, unsafe=options.unsafe)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from segcore.data import choose_test_split
 from segcore.errors import InputError
 from segcore.evaluation.score_files import ScoredImages, ScoreFile, file_hash, read_scores
 from segcore.opencv import cv2
@@ -23,11 +24,10 @@ from segcore.recipe import Data, Evaluate, Published, Run
 from segcore.recipe.file import FILE_NAME, RecipeFile, read_recipe_file
 from segcore.recipe.plain import from_plain
 from segcore.weights.files import read_checkpoint
-from segcore.weights.header import CheckpointMeta
+from segcore.weights.header import CheckpointMeta, find_weights
 
 GALLERY = "gallery"
 """Folder of a work directory with "NUMBER NAME.image.png", .label.png (where labeled) and .prediction.png."""
-WEIGHTS = ("best.safetensors", "last.safetensors")
 Part = TypeVar("Part", Data, Evaluate, Published, Run)
 log = logging.getLogger(__name__)
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # tensors of a file that are not parameters
@@ -105,8 +105,11 @@ def collect(work_dir: str | Path, papers: Mapping[str, Paper], *, data_root: str
         raise InputError(f"{weights} does not say its recipe; a file written by <paper>-train is expected")
     paper = papers.get(document.paper)
     data, evaluate = _part(document, Data, folder), _part(document, Evaluate, folder)
-    data = replace(data, test_split=split or data.test_split)
-    images = ScoredImages.of(data, data_root or _part(document, Run, folder).data)
+    root = data_root or _part(document, Run, folder).data
+    data, note = tested_data(data, root, split)
+    if note:
+        log.warning("%s", note)
+    images = ScoredImages.of(data, root)
     single, multi = _scores(weights, images, (evaluate, evaluate.with_augmentation()))
     return RunReport(
         title=paper.title if paper else document.paper,
@@ -134,21 +137,14 @@ def collect(work_dir: str | Path, papers: Mapping[str, Paper], *, data_root: str
     )
 
 
+def tested_data(data: Data, root: str, split: str) -> tuple[Data, str]:
+    """Return a run's data options with the split that is shown, see `choose_test_split`."""
+    return choose_test_split(replace(data, test_split=split or data.test_split), root)
+
+
 def _part(document: RecipeFile, cls: type[Part], folder: Path) -> Part:
     name = cls.__name__.lower()
     return from_plain(cls, document.recipe.get(name), f"{folder / FILE_NAME}: {name}")
-
-
-def find_weights(folder: Path) -> Path:
-    """Return the best weights of a work directory, else the last ones.
-
-    Raises:
-        InputError: if it has none yet.
-    """
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(f"{folder} has neither {' nor '.join(WEIGHTS)}; a report needs a run that has saved weights")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
