@@ -15,7 +15,8 @@ from segcore.commands import convert as convert_command
 from segcore.errors import InputError
 from segcore.recipe import Recipe
 from segcore.recipe.plain import to_plain
-from segcore.weights.files import CheckpointMeta, read_checkpoint, save_weights
+from segcore.weights.files import read_checkpoint, save_weights
+from segcore.weights.header import CheckpointMeta
 from tests.tiny_paper import PAPER, TinyModel, TinySegmentor, published_tensors
 
 RECIPE = PAPER.recipes["toy"]

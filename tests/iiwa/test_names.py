@@ -15,7 +15,8 @@ from iiwa.recipes import IIWA_B, IIWA_L, IIWA_S, PAPER, RECIPES, IIWAModel
 from segcore.build import fine_tune_from, model_for_checkpoint
 from segcore.errors import InputError
 from segcore.recipe.plain import to_plain
-from segcore.weights.files import CheckpointMeta, save_weights
+from segcore.weights.files import save_weights
+from segcore.weights.header import CheckpointMeta
 from tests.iiwa.networks import TINY, noise, small_network
 
 VARIANTS = {

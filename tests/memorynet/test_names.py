@@ -16,7 +16,8 @@ from segcore.build import fine_tune_from, model_for_checkpoint
 from segcore.errors import InputError
 from segcore.recipe import Recipe
 from segcore.recipe.plain import to_plain
-from segcore.weights.files import CheckpointMeta, save_weights
+from segcore.weights.files import save_weights
+from segcore.weights.header import CheckpointMeta
 from tests.memorynet.networks import SMALL, random, small_network
 
 CASES = Path(__file__).parents[1] / "parity" / "cases" / "memorynet"

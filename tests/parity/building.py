@@ -99,10 +99,16 @@ def record(stages: Mapping[str, nn.Module], inputs: Mapping[str, nn.Module] | No
         if name not in values:
             values[name] = _copied(value)
 
+    def keep_output(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _module, _inputs, output: keep(name, output)
+
+    def keep_input(name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda _module, given: keep(name, given[0])
+
     for name, module in stages.items():
-        module.register_forward_hook(lambda _m, _i, output, name=name: keep(name, output))
+        module.register_forward_hook(keep_output(name))
     for name, module in (inputs or {}).items():
-        module.register_forward_pre_hook(lambda _m, given, name=name: keep(name, given[0]))
+        module.register_forward_pre_hook(keep_input(name))
     return values
 
 

@@ -15,7 +15,7 @@ from segcore.paper import load_paper
 from segcore.recipe import Augment, Model
 from segcore.recipe.file import read_recipe, read_recipe_file, recipe_document, recipe_from_plain
 from segcore.recipe.plain import from_json, from_plain, to_plain
-from segcore.weights.files import CheckpointMeta
+from segcore.weights.header import CheckpointMeta
 from tests.recipe.test_recipe import PAPER, RECIPE
 
 STORED = Path(__file__).parent / "stored"

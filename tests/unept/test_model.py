@@ -172,7 +172,7 @@ def test_the_pyramid_has_as_many_levels_as_the_options_say(levels: int) -> None:
     assert len(model.head.levels) == len(model.head.context.level_embedding) == levels
     assert {m.deform.levels for m in model.modules() if isinstance(m, PyramidAttention)} == {levels}
     channels = [projection.in_channels for projection in model.head.levels]  # pyright: ignore[reportAttributeAccessIssue]
-    assert channels == list(model.backbone.channels[-levels:])
+    assert channels == list(model.backbone.channels[-levels:])  # pyright: ignore[reportIndexIssue]
     image = random_image(2, 3, 64, 64)
     assert model(image).shape == (2, 7, 8, 8)
     model.train().losses(image, random_target(2, 64, 64, 7), STEP)["decode.loss_ce"].backward()

@@ -16,7 +16,8 @@ from segcore.recipe import Model, Recipe, Run
 from segcore.recipe.file import recipe_from_plain
 from segcore.recipe.plain import from_plain, to_plain
 from segcore.segmentor import Segmentor
-from segcore.weights.files import CheckpointMeta, LoadedCheckpoint, load_into, read_checkpoint
+from segcore.weights.files import LoadedCheckpoint, load_into, read_checkpoint
+from segcore.weights.header import CheckpointMeta
 
 _STARTING = ("pretrained", "weights", "backbone_norm")
 _RATES = ("dropout", "drop_path")
@@ -123,6 +124,7 @@ def build_from_loaded(loaded: LoadedCheckpoint) -> BuiltModel:
     recipe = recipe_from_plain(paper, meta.recipe, str(path))
     model = _build_empty(paper, recipe, recipe.model, len(meta.classes))
     load_into(model, loaded, paper.name_map(model))
+    model.origin = paper.origin(meta)
     return BuiltModel(model, meta, recipe)
 
 

@@ -132,14 +132,16 @@ def open_to_append(path: Path) -> IO[str]:
         return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
     try:
-        return open(path, "a", buffering=1, opener=opener)
+        return open(path, "a", buffering=1, encoding="utf-8", opener=opener)
     except OSError as error:
         reason = "it is a link" if path.is_symlink() else error.strerror or error
         raise InputError(f"cannot write {path}: {reason}; remove it or choose another folder") from error
 
 
 def _flush_folder(folder: Path) -> None:
-    """Put a rename on the disk, so that a power cut cannot undo it."""
+    """Put a rename on the disk, so that a power cut cannot undo it; Windows opens no folders."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

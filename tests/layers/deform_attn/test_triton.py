@@ -88,7 +88,7 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(dtype: str) -> None:
                 signature[name] = f"*{dtype}"
             elif name in ("locations", "weights") or name.startswith("grad_"):
                 signature[name] = "*fp32"
-            elif name in ("heights", "widths"):
+            elif name in ("counts", "heights", "widths"):
                 signature[name] = ("i32", "i32", "i32")
             else:
                 signature[name] = "constexpr" if name.isupper() else "i32"

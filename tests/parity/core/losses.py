@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from segcore.layers.fcn_head import FCNHead
-from segcore.losses import IGNORE, cross_entropy, dice_loss, hard_pixels, hardest_pixels, pixel_accuracy
+from segcore.losses import cross_entropy, dice_loss, hard_pixels, hardest_pixels, pixel_accuracy
 from segcore.segmentor import resize
-from tests.parity.building import array, count, ignored_as_255, settled
+from tests.parity.building import IGNORE, array, count, ignored_as_255, settled
 from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.core.limits import EXACT, families, limits
 

@@ -81,7 +81,7 @@ def test_one_metrics_case_may_hold_both_families() -> None:
         [{"prediction": [[15, 22], [0, 1, 2, 6, 9], 41]}, {"classes": [[15, 22], [0, 1, 2, 5, 7, 255], 41]}],
         [{"prediction": [[8, 31], [0, 3, 5], 42]}, {"classes": [[8, 31], [0, 3, 6, 255], 43]}],
     ]
-    case = public("core", "metrics_absent") | {"flavour": "M+S"}
+    case: dict[str, Any] = public("core", "metrics_absent") | {"flavour": "M+S"}
     case["inputs"] |= {"pairs": pairs, "num_classes": 5}
     case["expected"] = {family: _scores(pairs, 5, family) for family in ("M", "S")}
     assert case["expected"]["M"]["pred"] != case["expected"]["S"]["pred"]

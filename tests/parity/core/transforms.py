@@ -153,7 +153,7 @@ def _flip_pad_normalize(data: Mapping[str, Any]) -> Iterator[Comparison]:
             seen = np.ascontiguousarray(label.T) if turned else label
             is_size = padding[5] is None
             size = (int(padding[3]), int(padding[4])) if is_size else multiple_size(seen.shape, int(padding[5]))
-            made = {"image": pad_image(source, size, family), "labels": pad_label(seen, size, family)}
+            made: dict[str, Any] = {"image": pad_image(source, size, family), "labels": pad_label(seen, size, family)}
             made["shape"] = made["labels"].shape
             for key in want:
                 yield Comparison(f"{name} {key}", made[key], want[key], **(allowed if key == "image" else EXACT))
@@ -173,7 +173,7 @@ def _distortions(data: Mapping[str, Any]) -> Iterator[Comparison]:
         for key, family in (("image", own), ("image_m_family", "M"), ("image_s_family", "S")):
             if key not in result:
                 continue
-            ours, want = distort(image, distortion, family=family), np.asarray(result[key])
+            ours, want = distort(image, distortion, family=cast(Family, family)), np.asarray(result[key])
             difference = np.abs(ours.astype(int) - want).max(axis=2)  # (H, W) gray levels
             name = f"distortion {number} {key}"
             if "k" in draws:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from ecfd.fusion import to_tokens
 from ecfd.model import ECFD, HEADS, Decoder
 from ecfd.names import name_map
 from ecfd.recipes import TINY, TWO_STREAMS, ECFDModel
+from segcore.backbones import Backbone
 from segcore.losses import cross_entropy
 from segcore.segmentor import EncoderDecoder, StepInfo, Target, resize
 from tests.parity.building import compare_norms, count, drawn, gradient_norms, label, record, settled, tensor
@@ -177,7 +178,7 @@ def _compare_gradients(case: ParityCase, model: EncoderDecoder, prefix: str, rto
 def compare_network(case: ParityCase) -> Iterator[Comparison]:
     """Yield the parameter counts, all stages from the backbone to the logits, and what training gives."""
     model = ECFD(replace(options_of(case), **backbone_of(case.data["backbone"])), case.data["num_classes"])
-    settled(case.data["config"], in_channels=list(model.backbone.channels[-4:]))
+    settled(case.data["config"], in_channels=list(cast(Backbone, model.backbone).channels[-4:]))
     _load(model, case)
     parts = {"": model, "_backbone": model.backbone, "_head": model.head, "_auxiliary": model.auxiliary}
     for name, part in parts.items():
@@ -201,7 +202,8 @@ def _compare_stages(case: ParityCase, model: ECFD) -> Iterator[Comparison]:
         for name in stages:
             yield Comparison(name, _stage_value(name, values[name]), outputs[f"{_PREFIX}{name}"])
         yield Comparison("logits", logits, outputs["logits"])
-        yield Comparison("aux_logits", model.auxiliary[0](features), outputs["aux_logits"])
+        (auxiliary,) = model.auxiliary.children()
+        yield Comparison("aux_logits", auxiliary(features), outputs["aux_logits"])
 
 
 def _compare_training(case: ParityCase, model: ECFD) -> Iterator[Comparison]:

@@ -43,7 +43,7 @@ def test_logits_follow_their_definition_and_class_weights_may_be_absent(
     void: int,
     class_weight: list[float] | None,
 ) -> None:
-    case = public("iiwa", "loss_ohem_cityscapes_keep1000") | {"num_classes": 6}
+    case: dict[str, Any] = public("iiwa", "loss_ohem_cityscapes_keep1000") | {"num_classes": 6}
     case["config"] |= {"class_weight": class_weight, "min_kept": 90, "thresh": 0.55}
     shape, size = [3, 6, 11, 14], (33, 42)
     case["inputs"] = {"logits": {"shape": shape, "seed": 3, "definition": definition}}
@@ -117,7 +117,8 @@ def _self_attention(x: Array, state: dict[str, Array], window: tuple[int, int], 
     values["intra_proj"] = linear(layer_norm(x, state, "proj.0."), state, "proj.1.")
     x = x + values["intra_proj"]
     tokens = _windows(x, window).mean(axis=2) + sine(*grid, channels, 1e-5)
-    x = x + _spread(attend(*np.split(linear(tokens, state, "qkv2."), 3, axis=-1), heads), grid, x)
+    q, k, v = np.split(linear(tokens, state, "qkv2."), 3, axis=-1)
+    x = x + _spread(attend(q, k, v, heads), grid, x)
     values["inter_residual"] = x
     values["inter_proj"] = linear(layer_norm(x, state, "proj2.0."), state, "proj2.1.")
     x = (x + values["inter_proj"])[:, :height, :width]

@@ -28,7 +28,7 @@ def _network(case: ParityCase) -> nn.Conv2d:
 
 
 def _protocol(given: Mapping[str, Any]) -> Evaluate:
-    windows = {key: tuple(given[key]) for key in ("crop", "stride") if given[key] is not None}
+    windows: dict[str, Any] = {key: tuple(given[key]) for key in ("crop", "stride") if given[key] is not None}
     return Evaluate(
         family="S",
         mode=one_of(given["mode"], "whole", "slide"),

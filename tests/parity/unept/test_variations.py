@@ -203,8 +203,10 @@ def test_single_layers_of_other_widths_and_batches() -> None:
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_the_spatial_branch_of_another_width_and_size_is_scaled(mode: str) -> None:
     case, width, scale = public("unept", "spatial_branch"), 12, {"convblock2.bn.weight": 4.0, "mask_head.3.weight": 0.5}
-    sizes = {64: width // 4, 128: width // 2, 256: width}
-    shapes = {name: [sizes.get(side, side) for side in shape] for name, shape in case["state_dict"].items()}
+    sizes: dict[int, int] = {64: width // 4, 128: width // 2, 256: width}
+    shapes: dict[str, list[int]] = {}
+    for name, shape in case["state_dict"].items():
+        shapes[name] = [sizes.get(side) or side for side in shape]
     counted = [shape for name, shape in shapes.items() if "running" not in name and "tracked" not in name]
     case |= {"state_dict": shapes, "scale": scale, "params": sum(int(np.prod(shape)) for shape in counted)}
     case |= {"input": {"shape": [3, 3, 27, 38], "seed": 8}, "notes": f"Spatial branch, {mode} mode."}

@@ -65,7 +65,8 @@ def main(words: list[str]) -> int:
 def to_ours(options: ConvertOptions) -> None:
     """Convert a published checkpoint into a weights file of ours, with the recipe and classes in its header."""
     from segcore.build import load_for_recipe  # torch loads only here, so --help is instant
-    from segcore.weights.files import CheckpointMeta, read_checkpoint, run_versions, save_weights
+    from segcore.weights.files import read_checkpoint, run_versions, save_weights
+    from segcore.weights.header import CheckpointMeta
 
     paper = load_paper(options.paper)
     recipe = _find_recipe(paper, options.recipe)
@@ -115,7 +116,8 @@ def _classes(asked: str, recipe: Recipe, loaded: LoadedCheckpoint) -> ClassTable
 
     from segcore.data import dataset_classes
     from segcore.data.base import ClassTable
-    from segcore.data.folder import make_palette, read_classes
+    from segcore.data.folder import read_classes
+    from segcore.data.palette import make_palette
 
     if asked and Path(asked).is_file():
         return read_classes(Path(asked))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -123,13 +124,11 @@ class Loop:
     def _evaluate(self, is_last: bool) -> None:
         trainer, recipe = self.trainer, self.trainer.recipe
         trainer.synchronize_buffers()
-        wanted = set(range(0, len(trainer.val_data), max(len(trainer.val_data) // NUM_OVERLAYS, 1)))
         palette = trainer.val_data.classes.palette
 
-        def show(index: int, sample: Sample, prediction: Tensor) -> None:
-            if index in wanted:
-                picture = overlay(sample.image, prediction.cpu().numpy(), palette, 0.5)
-                self.logger.image(f"val/{sample.name}", picture, trainer.iteration)
+        def show(_: int, sample: Sample, prediction: Tensor) -> None:
+            picture = overlay(sample.image, prediction.cpu().numpy(), palette, 0.5)
+            self.logger.image(f"val/{sample.name}", picture, trainer.iteration)
 
         with trainer.evaluation_weights() as model:
             self.scores = evaluate(
@@ -141,6 +140,7 @@ class Loop:
                 amp=recipe.run.amp,
                 limit=0 if is_last else recipe.run.eval_images,
                 on_prediction=show if trainer.world.is_main else None,
+                shown=NUM_OVERLAYS,
             )
         summary = self.scores.summary()
         self.logger.validation(trainer.iteration, summary)
@@ -176,18 +176,22 @@ class Loop:
         return TrainResult(None, trainer.iteration, self.work_dir, exit_code=128 + number)
 
 
-def train(paper: Paper, name: str, recipe: Recipe) -> TrainResult:
+def train(paper: Paper, name: str, recipe: Recipe, held: WorkDirectory | None = None) -> TrainResult:
     """Train a recipe in its work directory.
+
+    Args:
+        held: the work directory, where the caller has locked it; it stays locked.
 
     Raises:
         InputError: for whatever the user can cause: data, options, checkpoints, a full disk, a loss that is not finite.
     """
+    recipe = _with_absolute_paths(recipe)
     run = recipe.run
     if run.resume and run.resume_from:
         raise InputError("--resume goes on from the last state, --resume-from from the given one; choose one of them")
     world = distributed.init(run.device)
     _set_determinism(run.deterministic)
-    directory = _enter(recipe, world)
+    directory = held or _enter(recipe, world)
     try:
         work_dir = Path(run.work_dir)
         saved = _state_to_resume(recipe, world)
@@ -211,9 +215,20 @@ def train(paper: Paper, name: str, recipe: Recipe) -> TrainResult:
             raise InputError("another process of this run stopped; its message says why") from error
         raise
     finally:
-        if directory:
+        if directory and not held:
             directory.release()
         distributed.shutdown()
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Return a recipe whose data are the same files from any folder, where a report or the recipe is used later."""
+
+    def absolute(path: str) -> str:
+        return os.path.abspath(path) if path else path
+
+    data = recipe.data
+    files = {name: absolute(getattr(data, name)) for name in ("classes", "train_list", "val_list", "test_list")}
+    return replace(recipe, data=replace(data, **files), run=replace(recipe.run, data=absolute(recipe.run.data)))
 
 
 def _enter(recipe: Recipe, world: distributed.World) -> WorkDirectory | None:

@@ -24,27 +24,28 @@ class WorkDirectory:
 
     Args:
         path: the folder; made where it does not exist.
-        is_resuming: whether an earlier run in it is to be continued.
+        is_resuming: whether it may hold an earlier run.
+        option: names the folder on the command line.
 
     Raises:
         InputError: if another process is running in it, if it holds an earlier run that is not resumed, or if it
             cannot be made.
     """
 
-    def __init__(self, path: str | Path, is_resuming: bool) -> None:
+    def __init__(self, path: str | Path, is_resuming: bool, option: str = "--work-dir") -> None:
         self.path = Path(path)
         self._lock = FileLock(self.path / ".lock", blocking=False, thread_local=False)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
-            raise InputError(f"another run is using the work directory {path}; choose another --work-dir") from error
+            raise InputError(f"another run is using the work directory {path}; choose another {option}") from error
         except OSError as error:
             raise InputError(f"cannot use the work directory {path}: {error.strerror or error}") from error
         if holds_run(self.path) and not is_resuming:
             self.release()
             raise InputError(
-                f"the work directory {path} already holds a run; --resume goes on with it, --work-dir starts another"
+                f"the work directory {path} already holds a run; --resume goes on with it, {option} starts another"
             )
 
     def release(self) -> None:

@@ -9,44 +9,22 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from msgspec import Meta
 from torch import Tensor, nn
 
-from segcore import __version__
 from segcore.errors import InputError
 from segcore.files import atomic_write
-from segcore.recipe.plain import from_json
 from segcore.weights.checksums import BLANK, ENTRY, compare, say_unsealed, sealed
+from segcore.weights.header import META_ENTRY, SUFFIX, CheckpointMeta, damaged, parse_meta, require_checkpoint
 from segcore.weights.names import NameMap, WrongShape
 from segcore.weights.revision import git_revision
 from segcore.weights.torch_files import DAMAGED, read_published
 
-Color = Annotated[list[Annotated[int, Meta(ge=0, le=255)]], Meta(min_length=3, max_length=3)]
-_HEADER = "segcore"
 _LEFT_OVER = "published/"  # no tensor of a network has a slash in its name
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointMeta:
-    """What a weights file says about itself; plain data."""
-
-    paper: str
-    recipe_name: str
-    recipe: dict[str, Any]
-    """Resolved recipe, as `segcore.recipe.to_plain` gives it."""
-    classes: list[str]
-    palette: list[Color]
-    """RGB color of each class, 0-255."""
-    iteration: int
-    scores: dict[str, float]
-    """Of the last validation; empty where there was none."""
-    versions: dict[str, str]
-    """See `run_versions`."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +48,7 @@ class LoadedCheckpoint:
 def run_versions() -> dict[str, str]:
     """Return the versions that a run depends on, and the git revision of the current folder if it has one."""
     versions = {
-        "segcore": __version__,
+        "segcore": version("segcore"),
         "torch": torch.__version__,
         "timm": version("timm"),
         "python": platform.python_version(),
@@ -100,7 +78,7 @@ def save_weights(
         storage = own.untyped_storage().data_ptr()
         tensors[name] = own.clone() if storage in seen else own
         seen.add(storage)
-    header = {"format": "pt", _HEADER: json.dumps(asdict(meta)), ENTRY: BLANK}
+    header = {"format": "pt", META_ENTRY: json.dumps(asdict(meta)), ENTRY: BLANK}
     parts = sealed(safetensors.torch.save(tensors, header))
     with atomic_write(Path(path)) as file:
         for part in parts:
@@ -117,25 +95,22 @@ def read_checkpoint(path: str | Path, *, unsafe: bool = False) -> LoadedCheckpoi
         InputError: if the file is absent, truncated, damaged, no checkpoint, or would run code.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
+    if path.suffix != SUFFIX:
         published = read_published(path, unsafe=unsafe)
         return LoadedCheckpoint(published.tensors, None, path, published.meta)
-    if not path.is_file():
-        raise InputError(f"the checkpoint {path} does not exist; give the path of a .safetensors or .pth file")
+    require_checkpoint(path)
     seal = compare(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    except (safetensors.SafetensorError, *DAMAGED) as error:
-        raise InputError(f"{path} is truncated or no safetensors file ({error}); copy or download it again") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if _HEADER not in header:
+    except (safetensors.SafetensorError, OSError, *DAMAGED) as error:
+        raise damaged(path, error) from error
+    meta = parse_meta(header, path)
+    if meta is None:
         return LoadedCheckpoint(tensors, None, path)
     if not seal:
         say_unsealed(path)
-    meta = from_json(CheckpointMeta, header[_HEADER], f"{path}: header")
     left_over = {name.removeprefix(_LEFT_OVER): tensors.pop(name) for name in [*tensors] if name.startswith(_LEFT_OVER)}
     return LoadedCheckpoint(tensors, meta, path, left_over=left_over)
 

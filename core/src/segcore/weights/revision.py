@@ -50,6 +50,6 @@ def _text(path: Path) -> str:
     try:
         if not os.path.isfile(path) or path.stat().st_size > _MAX_SIZE:
             return ""
-        return path.read_text(errors="replace")
+        return path.read_text("utf-8", errors="replace")
     except OSError:
         return ""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from segcore.errors import InputError
 from segcore.weights.checksums import compare
+from segcore.weights.header import require_checkpoint
 
 STATE_FORMAT = "segcore training state"
 """Value of the entry `format` in our training states, which are no checkpoints."""
@@ -61,8 +62,7 @@ def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:
     Raises:
         InputError: if the file is absent, damaged, no such file, or holds more than tensors and plain data.
     """
-    if not path.is_file():
-        raise InputError(f"the checkpoint {path} does not exist; give the path of a .safetensors or .pth file")
+    require_checkpoint(path)
     compare(path)
     try:
         with torch.serialization.safe_globals(_allowed()):

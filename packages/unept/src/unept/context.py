@@ -36,8 +36,9 @@ def sine_positions(height: int, width: int, channels: int, device: torch.device 
         (height * width, channels) float32, row-major; channels a multiple of 4
     """
     half = channels // 2
-    exponent = 2 * (torch.arange(half, device=device) // 2) / half
-    wavelength = torch.pow(10000.0, exponent.double()).float()  # (C/2,), each twice: for sine and cosine
+    has_float64 = device is None or device.type in ("cpu", "cuda")  # Apple's GPUs have none, Intel's not all
+    exponent = 2 * (torch.arange(half, device=device if has_float64 else "cpu") // 2) / half
+    wavelength = torch.pow(10000.0, exponent.double()).float().to(device)  # (C/2,), each twice: for sine and cosine
     waves = []
     for length in (height, width):
         place = torch.arange(1, length + 1, dtype=torch.float32, device=device) * (2 * math.pi / (length + 1e-6))
@@ -221,7 +222,8 @@ class ContextBranch(nn.Module):
         """Return the sine map of each level with the level's embedding added, (S, C)."""
         lengths = [height * width for height, width in sizes]
         embedding = [row.expand(length, -1) for row, length in zip(self.level_embedding, lengths, strict=True)]
-        return level_positions(sizes, tokens.shape[-1], tokens.device) + torch.cat(embedding)
+        waves = level_positions(sizes, tokens.shape[-1], tokens.device)
+        return waves.to(self.level_embedding.dtype) + torch.cat(embedding)
 
 
 def _layers(layer: nn.Module, count: int) -> nn.ModuleList:

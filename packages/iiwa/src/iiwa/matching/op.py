@@ -86,7 +86,8 @@ def _announce(backend: str, device: str) -> None:
     """Say once for each kind of device which form computes there."""
     if (backend, device) not in _announced:
         _announced.add((backend, device))
-        log.debug("window matching: %s form on %s", backend, device)
+        level = logging.WARNING if backend == "scipy" and device != "cpu" else logging.DEBUG
+        log.log(level, "window matching: %s form on %s", backend, device)
 
 
 def _solver(backend: str) -> ModuleType:
