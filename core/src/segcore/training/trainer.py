@@ -184,15 +184,15 @@ class Trainer:
         """
         try:
             # an option that the state's version did not have was at its default
-            theirs = to_plain(recipe_from_plain(self.paper, state["recipe"], "the recipe of the state"))
+            theirs = to_plain(recipe_from_plain(self.paper, state["recipe"], f"{source}: recipe"))
             changed = _changed_options(to_plain(self.recipe), theirs)
             check(not changed, f"{source} was made with other values of {', '.join(changed)}; resume with the same")
-            self._take(state)
+            self._take(state, theirs["data"])
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
             raise InputError(f"{source} is a state of another network or version: {reason}") from error
 
-    def _take(self, state: dict[str, Any]) -> None:
+    def _take(self, state: dict[str, Any], data: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -203,8 +203,8 @@ class Trainer:
         self.first_loss, self.seed_rule = state.get("first_loss"), state.get("seed_rule", OLD_SEED_RULE)
         if self.seed_rule not in SEED_RULES:
             raise LookupError(f"its seeds follow the rule {self.seed_rule!r}, known are {', '.join(SEED_RULES)}")
-        ours, theirs = to_plain(self.recipe.data), state["recipe"]["data"]
-        if any(ours[key] != theirs[key] for key in _VALIDATION):
+        ours = to_plain(self.recipe.data)
+        if any(ours[key] != data[key] for key in _VALIDATION):
             self.best = -1.0  # a score on other images does not compete
 
     def is_finite(self) -> bool:
