@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
-from segcore.commands.recipes import find_recipe, recipe_table
+from segcore.commands.recipes import find_recipe, recipe_of_checkpoint, recipe_table
 from segcore.errors import InputError, check
 from segcore.paper import Paper
 from segcore.recipe import Recipe, Schedule
@@ -25,6 +26,7 @@ PATH = tyro.conf.Positional[str]
 class Request:
     """The words of a command that works on a recipe."""
 
+    paper: Paper
     name: str
     """Name of the recipe."""
     recipe: Recipe
@@ -134,40 +136,68 @@ def _overview(program: str, paper: Paper, arguments: str) -> str:
     )
 
 
-def parse_recipe(
-    program: str, paper: Paper, words: Sequence[str], options: type = _NoOptions, default: Recipe | None = None
-) -> Request | None:
+def _arguments(options: type) -> str:
+    return " ".join(f.name.upper() for f in fields(options) if f.name in ("checkpoint", "inputs"))
+
+
+def parse_recipe(program: str, paper: Paper, words: Sequence[str], options: type = _NoOptions) -> Request | None:
     """Parse RECIPE, the command's own options and those of the recipe; None where only help or the list is asked for.
 
     Raises:
         InputError: for an unknown recipe or an impossible value. tyro itself exits with code 2 on unknown options.
     """
-    arguments = " ".join(f.name.upper() for f in fields(options) if f.name in ("checkpoint", "inputs"))
     if not words or words[0] in ("-h", "--help", "--list"):
-        print(recipe_table(paper) if words and words[0] == "--list" else _overview(program, paper, arguments))
+        print(recipe_table(paper) if words and words[0] == "--list" else _overview(program, paper, _arguments(options)))
         if not words:
             raise InputError(f"a recipe is needed as the first argument, for example {next(iter(paper.recipes))}")
         return None
     name, default = find_recipe(paper, words[0])
     if not default.run.work_dir:
         default = replace(default, run=replace(default.run, work_dir=f"work_dirs/{paper.name}-{name}"))
+    return _parse(f"{program} {words[0]}", Request(paper, name, default, options), words[1:])
 
+
+def parse_checkpoint(program: str, about: str, words: Sequence[str], options: type) -> Request | None:
+    """Parse the words of a command whose first one is a checkpoint of ours; None where only help is asked for.
+
+    The options of the recipe in the file are the defaults.
+
+    Raises:
+        InputError: for a file that cannot be read or is not ours, or an impossible value.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        print(
+            f"usage: {program} {_arguments(options)} [--section.field VALUE ...]\n\n{about}\n\n"
+            "CHECKPOINT is a weights file of ours (.safetensors), which says its paper and its recipe.\n"
+            f"`{program} CHECKPOINT --help` lists every option; --debug shows tracebacks.\n"
+            "Published files (.pth) do not say theirs: <paper>-test and <paper>-predict take them with a recipe."
+        )
+        if not words:
+            raise InputError("a checkpoint is needed as the first argument")
+        return None
+    if words[0].startswith("-"):
+        raise InputError(f"the first argument must be a checkpoint, got {words[0]!r}")
+    return _parse(program, Request(*recipe_of_checkpoint(Path(words[0])), options), words)
+
+
+def _parse(program: str, asked: Request, words: Sequence[str]) -> Request:
+    """Return what is asked for with the words' options; its `options` are a class before."""
+    default, options = asked.recipe, asked.options
     unprefixed = tyro.conf.arg(name="")
     parts = [
         ("options", Annotated[options, unprefixed]),
         ("recipe", Annotated[Recipe, unprefixed], field(default=default)),
     ]
-    flags = _boolean_options(default) | _boolean_options(options)
     parsed = tyro.cli(
         make_dataclass("Command", parts, frozen=True, kw_only=True),
-        prog=f"{program} {words[0]}",
-        description=f"{paper.title}. Recipe {name}.",
-        args=_spell_out_flags(words[1:], flags),
+        prog=program,
+        description=f"{asked.paper.title}. Recipe {asked.name}.",
+        args=_spell_out_flags(words, _boolean_options(default) | _boolean_options(options)),
         registry=_RULES,
         config=(tyro.conf.FlagConversionOff,),
     )
     _check_warmup(default.schedule, parsed.recipe.schedule)
-    return Request(name, parsed.recipe, parsed.options)
+    return Request(asked.paper, asked.name, parsed.recipe, parsed.options)
 
 
 def _check_warmup(default: Schedule, asked: Schedule) -> None:
