@@ -5,13 +5,14 @@ The options of a command are a frozen dataclass beside it, whose field texts are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
+from segcore.commands.foreign import explain_foreign
 from segcore.commands.recipes import find_recipe, recipe_of_checkpoint, recipe_table
 from segcore.errors import InputError, check
 from segcore.paper import Paper
@@ -87,24 +88,28 @@ def _factors(
     )
 
 
-def _boolean_options(value: Any, prefix: str = "") -> set[str]:
-    """Return the option names (with aliases, with hyphens) of every boolean field of a dataclass instance or class."""
-    cls = value if isinstance(value, type) else type(value)
-    names: set[str] = set()
-    for name, hint in get_type_hints(cls, include_extras=True).items():
-        inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+def _option_types(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return option name (aliases too, with hyphens) -> type of every option of a dataclass instance or class."""
+    hints = get_type_hints(value if isinstance(value, type) else type(value), include_extras=True)
+    found: dict[str, Any] = {}
+    for part in fields(value):
+        hint = hints[part.name]
+        inner, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if tyro.conf.Positional in extras or tyro.conf.Suppress in extras:
+            continue
         if is_dataclass(inner):
-            nested = inner if isinstance(value, type) else getattr(value, name)
-            names |= _boolean_options(nested, f"{prefix}{name}.")
-        elif inner is bool:
-            names.add(f"--{prefix}{name}".replace("_", "-"))
-            for extra in get_args(hint)[1:]:
-                names |= set(getattr(extra, "aliases", None) or ())
-    return names
+            nested = inner if isinstance(value, type) else getattr(value, part.name)
+            found |= _option_types(nested, f"{prefix}{part.name}.")
+        else:
+            found[f"--{prefix}{part.name}".replace("_", "-")] = inner
+            for extra in extras:
+                found |= dict.fromkeys(getattr(extra, "aliases", None) or (), inner)
+    return found
 
 
-def _spell_out_flags(argv: Sequence[str], flags: set[str]) -> list[str]:
-    """Let `--resume` stand for `--resume true`."""
+def _spell_out_flags(argv: Sequence[str], types: Mapping[str, Any]) -> list[str]:
+    """Let `--resume` stand for `--resume true`; `types` are those of the options."""
+    flags = {name for name, kind in types.items() if kind is bool}
     result: list[str] = []
     for i, word in enumerate(argv):
         result.append(word)
@@ -120,7 +125,7 @@ def parse_options(program: str, description: str, options: type[Options], words:
         options,
         prog=program,
         description=description,
-        args=_spell_out_flags(words, _boolean_options(options)),
+        args=_spell_out_flags(words, _option_types(options)),
         registry=_RULES,
         config=(tyro.conf.FlagConversionOff,),
     )
@@ -183,6 +188,8 @@ def parse_checkpoint(program: str, about: str, words: Sequence[str], options: ty
 def _parse(program: str, asked: Request, words: Sequence[str]) -> Request:
     """Return what is asked for with the words' options; its `options` are a class before."""
     default, options = asked.recipe, asked.options
+    types = _option_types(default) | _option_types(options)
+    explain_foreign(words, types)
     unprefixed = tyro.conf.arg(name="")
     parts = [
         ("options", Annotated[options, unprefixed]),
@@ -192,7 +199,7 @@ def _parse(program: str, asked: Request, words: Sequence[str]) -> Request:
         make_dataclass("Command", parts, frozen=True, kw_only=True),
         prog=program,
         description=f"{asked.paper.title}. Recipe {asked.name}.",
-        args=_spell_out_flags(words, _boolean_options(default) | _boolean_options(options)),
+        args=_spell_out_flags(words, types),
         registry=_RULES,
         config=(tyro.conf.FlagConversionOff,),
     )

@@ -15,6 +15,7 @@ from segcore.errors import InputError
 from segcore.files import Output, check_opacity, check_outputs, make_folder
 from segcore.paper import Paper
 from segcore.recipe import Recipe
+from segcore.weights.header import require_checkpoint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +73,7 @@ def predict(paper: Paper, recipe: Recipe, options: PredictOptions) -> None:
     Raises:
         InputError: for inputs that cannot be read, outputs that would replace them, or a checkpoint of another model.
     """
+    require_checkpoint(Path(options.checkpoint))
     work = plan(options)
     from segcore import distributed
     from segcore.predictor import Predictor  # torch loads only here, so --help is instant

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from segcore.commands.parsing import parse_recipe
 from segcore.commands.running import Command, command
+from segcore.data import create_dataset
 from segcore.errors import InputError
 from segcore.paper import Paper, installed_papers, load_paper
+from segcore.recipe import Recipe
+from segcore.weights.header import require_checkpoint
 
 
 def train_command(paper: Paper) -> Command:
@@ -35,6 +40,21 @@ def _train(program: str, paper: Paper, words: list[str]) -> int:
     request = parse_recipe(program, paper, words)
     if request is None:
         return 0
+    _check_start(request.recipe)
     from segcore.training.loop import train  # torch loads only here, so --help is instant
 
     return train(paper, request.name, request.recipe).exit_code
+
+
+def _check_start(recipe: Recipe) -> None:
+    """Refuse what can be told before torch is loaded, which takes seconds; the training checks everything."""
+    from segcore.training.run_folder import continues, refuse_run
+
+    run, data = recipe.run, recipe.data
+    if not continues(run):
+        refuse_run(Path(run.work_dir))
+    for path in filter(None, (run.load_from, run.resume_from, recipe.model.weights)):
+        require_checkpoint(Path(path))
+    # the smaller part tells where the data set is not there
+    dataset = create_dataset(data, run.data, data.val_split, list_file=data.val_list, check_files=False)
+    recipe.check_classes(len(dataset.classes.names))
