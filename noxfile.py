@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -152,7 +151,8 @@ def build(session: nox.Session) -> None:
 
 def current_version() -> str:
     """Return the one version of core and all packages."""
-    return runpy.run_path("core/src/segcore/__init__.py")["__version__"]
+    (version,) = re.findall(r'^__version__ = "(.*)"', Path("core/src/segcore/__init__.py").read_text("utf-8"), re.M)
+    return version
 
 
 def released(settings: str, version: str) -> str:

@@ -124,6 +124,7 @@ def build_from_loaded(loaded: LoadedCheckpoint) -> BuiltModel:
     recipe = recipe_from_plain(paper, meta.recipe, str(path))
     model = _build_empty(paper, recipe, recipe.model, len(meta.classes))
     load_into(model, loaded, paper.name_map(model))
+    model.origin = paper.origin(meta)
     return BuiltModel(model, meta, recipe)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,9 @@ from segcore.data.base import ClassTable, load_classes
 from segcore.data.read import read_image
 from segcore.errors import InputError
 from segcore.evaluation.inference import mean_over_views, predict_labels, views
+from segcore.evaluation.score_files import file_hash, read_scores
+from segcore.hub.origin import SUMMARY, Score, conditions
+from segcore.hub.repository import locate
 from segcore.layers.precision import mixed_precision
 from segcore.paper import Paper
 from segcore.recipe import AMP, MAX_PIXELS, Evaluate, Recipe
@@ -60,6 +63,21 @@ class Predictor:
         self.protocol.check_classes(len(self.classes.names))
 
     @classmethod
+    def from_pretrained(cls, name: str | Path, *, device: str | torch.device = "auto") -> Predictor:
+        """Load a trained network by where it is.
+
+        Args:
+            name: a weights file of ours; a folder, of `save_pretrained` or a run's work directory; or user/name of the
+                Hugging Face Hub, user/name@revision for a branch, tag or commit (extra `segcore[hub]`). What exists on
+                this machine is meant first. Without a network, the hub's cache is read: HF_HUB_OFFLINE=1.
+            device: see `from_checkpoint`.
+
+        Raises:
+            InputError: if there is nothing of that name, it cannot be had or read, or its paper is not installed.
+        """
+        return cls.from_checkpoint(locate(name), device=device)
+
+    @classmethod
     def from_checkpoint(
         cls,
         path: str | Path,
@@ -84,6 +102,7 @@ class Predictor:
             built = build_from_checkpoint(path, unsafe=unsafe)
             model, recipe = built.model, built.recipe
             classes = ClassTable(tuple(built.meta.classes), np.asarray(built.meta.palette, np.uint8))
+            model.origin = replace(model.known_origin(), scores=_tests_of(Path(path)))
         else:
             loaded = read_checkpoint(path, unsafe=unsafe)
             classes = _classes_of(loaded, recipe)
@@ -111,6 +130,19 @@ class Predictor:
             values = values.softmax(dim=0)  # mean logits: the order of the classes stays
         kind = np.uint8 if len(values) <= 255 else np.int16
         return Prediction(values.argmax(dim=0).cpu().numpy().astype(kind), values)
+
+
+def _tests_of(weights: Path) -> tuple[Score, ...]:
+    """Return the scores of the tests of exactly this file, by their age, for its model card."""
+    tests = read_scores(weights)
+    own = file_hash(weights) if tests else ""
+    return tuple(
+        Score(metric, test.metric[metric] or 0.0, f"{conditions(test.data.dataset, test.data.split, test.protocol)}")
+        for _, test in tests
+        if test.sha256 == own
+        for metric in SUMMARY
+        if test.metric.get(metric) is not None
+    )
 
 
 def _classes_of(loaded: LoadedCheckpoint, recipe: Recipe) -> ClassTable:

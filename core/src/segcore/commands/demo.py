@@ -103,8 +103,8 @@ def _make_room(folder: Path) -> None:
 def _demonstrate(paper: Paper, recipe: Recipe, directory: WorkDirectory) -> int:
     """Train, test twice, report; returns the exit code of the training."""
     from segcore.report.build import report_run  # torch loads only here, so --help is instant
-    from segcore.report.run_report import find_weights
     from segcore.training.loop import train
+    from segcore.weights.header import find_weights
 
     folder = directory.path
     result = train(paper, RECIPE, recipe, directory)

@@ -13,8 +13,9 @@ from segcore.recipe import Recipe
 from segcore.recipe.file import recipe_from_plain
 from segcore.report.gallery import make_pictures, write_gallery
 from segcore.report.run_page import run_page
-from segcore.report.run_report import GALLERY, collect, find_weights, tested_data
+from segcore.report.run_report import GALLERY, collect, tested_data
 from segcore.weights.files import read_checkpoint
+from segcore.weights.header import find_weights
 
 
 def report_run(

@@ -24,11 +24,10 @@ from segcore.recipe import Data, Evaluate, Published, Run
 from segcore.recipe.file import FILE_NAME, RecipeFile, read_recipe_file
 from segcore.recipe.plain import from_plain
 from segcore.weights.files import read_checkpoint
-from segcore.weights.header import CheckpointMeta
+from segcore.weights.header import CheckpointMeta, find_weights
 
 GALLERY = "gallery"
 """Folder of a work directory with "NUMBER NAME.image.png", .label.png (where labeled) and .prediction.png."""
-WEIGHTS = ("best.safetensors", "last.safetensors")
 Part = TypeVar("Part", Data, Evaluate, Published, Run)
 log = logging.getLogger(__name__)
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # tensors of a file that are not parameters
@@ -146,18 +145,6 @@ def tested_data(data: Data, root: str, split: str) -> tuple[Data, str]:
 def _part(document: RecipeFile, cls: type[Part], folder: Path) -> Part:
     name = cls.__name__.lower()
     return from_plain(cls, document.recipe.get(name), f"{folder / FILE_NAME}: {name}")
-
-
-def find_weights(folder: Path) -> Path:
-    """Return the best weights of a work directory, else the last ones.
-
-    Raises:
-        InputError: if it has none yet.
-    """
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(f"{folder} has neither {' nor '.join(WEIGHTS)}; a report needs a run that has saved weights")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from segcore import __version__
 from segcore.errors import InputError
 from segcore.files import atomic_write
 from segcore.weights.checksums import BLANK, ENTRY, compare, say_unsealed, sealed
@@ -49,7 +48,7 @@ class LoadedCheckpoint:
 def run_versions() -> dict[str, str]:
     """Return the versions that a run depends on, and the git revision of the current folder if it has one."""
     versions = {
-        "segcore": __version__,
+        "segcore": version("segcore"),
         "torch": torch.__version__,
         "timm": version("timm"),
         "python": platform.python_version(),

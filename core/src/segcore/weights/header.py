@@ -14,6 +14,9 @@ from segcore.errors import InputError, check
 from segcore.recipe.plain import from_json
 
 SUFFIX = ".safetensors"
+PRETRAINED = f"model{SUFFIX}"
+"""Name of the file in a folder or repository of `save_pretrained`."""
+_RUN = (f"best{SUFFIX}", f"last{SUFFIX}")
 META_ENTRY = "segcore"
 """Of the header: the JSON text of a `CheckpointMeta`."""
 Color = Annotated[list[Annotated[int, Meta(ge=0, le=255)]], Meta(min_length=3, max_length=3)]
@@ -40,6 +43,18 @@ class CheckpointMeta:
 def require_checkpoint(path: Path) -> None:
     """Raise an `InputError` where there is no such file."""
     check(path.is_file(), f"the checkpoint {path} does not exist; give the path of a {SUFFIX} or .pth file")
+
+
+def find_weights(folder: Path) -> Path:
+    """Return the weights in a folder: those of `save_pretrained`, or the best ones of a run, else the last ones.
+
+    Raises:
+        InputError: if it has none.
+    """
+    for name in (PRETRAINED, *_RUN):
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"{folder} has no weights: none of {PRETRAINED}, {' and '.join(_RUN)}")
 
 
 def damaged(path: Path, error: Exception) -> InputError:

@@ -222,7 +222,8 @@ class ContextBranch(nn.Module):
         """Return the sine map of each level with the level's embedding added, (S, C)."""
         lengths = [height * width for height, width in sizes]
         embedding = [row.expand(length, -1) for row, length in zip(self.level_embedding, lengths, strict=True)]
-        return level_positions(sizes, tokens.shape[-1], tokens.device) + torch.cat(embedding)
+        waves = level_positions(sizes, tokens.shape[-1], tokens.device)
+        return waves.to(self.level_embedding.dtype) + torch.cat(embedding)
 
 
 def _layers(layer: nn.Module, count: int) -> nn.ModuleList:
