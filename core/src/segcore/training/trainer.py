@@ -73,8 +73,7 @@ class Trainer:
             )
         self.plan = BatchPlan(len(self.train_data), data.batch, run.seed)
         torch.manual_seed(run.seed)
-        for options in (recipe.augment, recipe.evaluate):
-            options.check_classes(len(self.train_data.classes.names))
+        recipe.check_classes(len(self.train_data.classes.names))
         self._sampler(0)  # an impossible batch is refused now, not after the model was built
         self.model = self._build_model(is_resuming)
         self.names = paper.name_map(self.model)
