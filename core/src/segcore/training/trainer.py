@@ -26,6 +26,7 @@ from segcore.images.transforms import TrainTransform
 from segcore.layers.precision import memory_format, mixed_precision
 from segcore.paper import Paper
 from segcore.recipe import Recipe
+from segcore.recipe.file import recipe_from_plain
 from segcore.recipe.plain import to_plain
 from segcore.segmentor import Segmentor, StepInfo, Target
 from segcore.training.batches import BatchPlan, StepSampler, TrainSet, train_loader
@@ -182,7 +183,9 @@ class Trainer:
             InputError: if it belongs to another model, optimizer or total number of iterations, or lacks an entry.
         """
         try:
-            changed = _changed_options(to_plain(self.recipe), state["recipe"])
+            # an option that the state's version did not have was at its default
+            theirs = to_plain(recipe_from_plain(self.paper, state["recipe"], "the recipe of the state"))
+            changed = _changed_options(to_plain(self.recipe), theirs)
             check(not changed, f"{source} was made with other values of {', '.join(changed)}; resume with the same")
             self._take(state)
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
