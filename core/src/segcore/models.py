@@ -9,7 +9,7 @@ from typing import Any
 from segcore.build import build_model
 from segcore.data import dataset_classes
 from segcore.data.base import ClassTable
-from segcore.data.folder import make_palette
+from segcore.data.palette import make_palette
 from segcore.errors import InputError, check
 from segcore.paper import Paper, installed_papers, list_models, load_paper
 from segcore.recipe import Optim
