@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -152,7 +151,8 @@ def build(session: nox.Session) -> None:
 
 def current_version() -> str:
     """Return the one version of core and all packages."""
-    return runpy.run_path("core/src/segcore/__init__.py")["__version__"]
+    (version,) = re.findall(r'^__version__ = "(.*)"', Path("core/src/segcore/__init__.py").read_text("utf-8"), re.M)
+    return version
 
 
 def released(settings: str, version: str) -> str:
@@ -174,7 +174,7 @@ TINY = (
 
 @nox.session(requires=["build"])
 def wheels(session: nox.Session) -> None:
-    """Install what `build` made in a bare environment; train two steps, test and predict from another folder."""
+    """Install what `build` made in a bare environment; train two steps and predict from another folder."""
     root, dist = Path.cwd(), Path("dist").resolve()
     wanted = [f"{name}=={current_version()}" for name in PACKAGES]
     session.chdir(session.create_tmp())
@@ -187,7 +187,6 @@ def wheels(session: nox.Session) -> None:
 
     for name in PACKAGES:
         session.run(f"{name}-train", "toy", "--work-dir", name, *TINY)
-        session.run(f"{name}-test", name, f"{name}/best.safetensors", "--run.device", "cpu")
         predict(name, f"{name}/masks")
     session.install("--no-deps", "opencv-python-headless")  # over the other one: the same module
     predict(PACKAGES[0], "headless")

@@ -15,19 +15,25 @@ import pytest
 import torch
 
 from segcore.commands.report import main
+from segcore.commands.test import TestOptions
+from segcore.commands.test import test as run_test
 from segcore.errors import InputError
 from segcore.evaluation.score_files import ScoredImages, ScoreFile, file_hash, score_path, write_score
 from segcore.pages.page import Note, Section
 from segcore.pages.render import render
+from segcore.paper import Paper
 from segcore.recipe import Augment, Data, Evaluate, Model, Optim, Published, Recipe, Schedule
 from segcore.recipe.file import recipe_document
 from segcore.recipe.plain import to_plain
 from segcore.report.gallery import write_gallery
 from segcore.report.run_page import run_page
 from segcore.report.run_report import Picture, RunReport, collect, read_gallery, read_log
-from segcore.weights.files import save_weights
+from segcore.training.loop import train
+from segcore.weights.files import read_checkpoint, save_weights
 from segcore.weights.header import CheckpointMeta
+from tests.data.test_folder import make_split_folder
 from tests.report.sample import NAMES, PALETTE, sample_report
+from tests.tiny_paper import PAPER as TINY
 
 
 def _page(report: RunReport) -> str:
@@ -303,3 +309,49 @@ def test_a_folder_without_a_run_is_explained(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").unlink()
     with pytest.raises(InputError, match=r"log\.jsonl"):
         collect(tmp_path, {})
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Paper:
+    """The tiny paper, installed."""
+    for module in ("segcore.build", "segcore.report.build"):
+        monkeypatch.setattr(f"{module}.load_paper", lambda _: TINY)
+    return TINY
+
+
+def test_the_page_does_not_show_another_checkpoints_score(tmp_path: Path, tiny: Paper) -> None:
+    recipe = tiny.recipes["toy"]
+    recipe = replace(recipe, run=replace(recipe.run, work_dir=str(tmp_path / "run"), device="cpu"))
+    train(tiny, "toy", recipe)
+    best, other = tmp_path / "run" / "best.safetensors", tmp_path / "other.safetensors"
+    loaded = read_checkpoint(best)
+    assert loaded.meta is not None
+    worse = {name: torch.zeros_like(tensor) for name, tensor in loaded.tensors.items()}
+    save_weights(other, worse, loaded.meta)
+    scores = run_test(tiny, "toy", recipe, TestOptions(checkpoint=str(best)))
+    of_other = run_test(tiny, "toy", recipe, TestOptions(checkpoint=str(other)))
+    assert scores is not None
+    assert of_other is not None
+    report = collect(tmp_path / "run", {})
+    assert report.scores["mIoU"] == pytest.approx(scores.miou, abs=1e-4)
+    assert abs(scores.miou - of_other.miou) > 1e-3
+
+
+def test_ones_own_data_without_test_images_are_tested_and_reported_from_any_folder(
+    tmp_path: Path, tiny: Paper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_split_folder(tmp_path / "own")
+    monkeypatch.chdir(tmp_path)
+    recipe = tiny.recipes["toy"]
+    data = replace(recipe.data, dataset="folder", test_split="test")
+    recipe = replace(recipe, data=data, run=replace(recipe.run, work_dir="run", data="own", device="cpu"))
+    train(tiny, "toy", recipe)
+    scores = run_test(tiny, "toy", recipe, TestOptions(checkpoint="run/best.safetensors"))
+    assert scores is not None
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main([str(tmp_path / "run"), "--device", "cpu"]) == 0
+    report = collect(tmp_path / "run", {})
+    assert (report.dataset, report.num_images, len(report.gallery)) == ("folder (val)", 2, 2)
+    assert report.scores["mIoU"] == pytest.approx(scores.miou, abs=1e-4)
+    assert "has no test split: its validation images (split val) are taken instead" in caplog.text

@@ -105,8 +105,6 @@ def _as_released(model: IIWA) -> dict[str, Tensor]:
     tensors = name_map(model).export(model)
     for old, new in renames:
         tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
-    for name in [name for name in tensors if ".avgpool_" in name and name.endswith("weight")]:
-        tensors[name] = tensors[name][:, :, None, None]
     tensors["decode_head.patch_embed.proj.weight"] = tensors.pop("decode_head.query_embed.weight")
     return tensors
 

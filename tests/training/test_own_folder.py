@@ -17,7 +17,7 @@ from segcore.recipe.file import read_recipe, recipe_from_plain
 from segcore.training.loop import train
 from segcore.training.trainer import Trainer
 from segcore.weights.files import read_checkpoint
-from segcore.weights.states import latest_state, load_state
+from segcore.weights.states import latest_state
 from tests.data.test_folder import make_folder
 from tests.tiny_paper import PAPER
 from tests.training.test_loop import recipe
@@ -59,12 +59,12 @@ def test_resuming_takes_another_val_list_and_starts_its_best_score_anew(tmp_path
     root, work_dir = make_folder(tmp_path / "mine"), str(tmp_path / "run")
     train(PAPER, "toy", own(work_dir, str(root)))
     (tmp_path / "val.txt").write_text("05\n")
-    state = latest_state(Path(work_dir))
-    assert state is not None
+    saved = latest_state(work_dir)
+    assert saved is not None
     resumed = own(work_dir, str(root), val_list=str(tmp_path / "val.txt"), run={"resume": True})
     trainer = Trainer(PAPER, "toy", resumed, distributed.World(0, 1, 0, distributed.init("cpu").device))
     trainer.best = 0.5
-    trainer.load_state({**load_state(state), "best": 0.99}, state)
+    trainer.load_state({**saved.content, "best": 0.99}, saved.path)
     assert trainer.best == -1.0
     assert train(PAPER, "toy", resumed).scores is not None
 

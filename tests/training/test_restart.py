@@ -265,3 +265,14 @@ def test_the_last_good_state_holds_no_exploded_weights(tmp_path: Path, monkeypat
     with pytest.raises(InputError, match=r"after iteration 4; the last good state is .*state-00000002\.pt \("):
         train(PAPER, "toy", steps(recipe(tmp_path), 6))
     assert max(state_files(tmp_path)) == 3  # its weights are finite
+
+
+def test_a_state_made_before_an_option_existed_is_resumed(tmp_path: Path) -> None:
+    settings = recipe(tmp_path)
+    train(PAPER, "toy", settings)
+    path = state_path(tmp_path, 2)
+    state = load_state(path)
+    for section, option in (("data", "mask_values"), ("schedule", "warmup_kind")):
+        del state["recipe"][section][option]
+    save_state(path, state)
+    assert train(PAPER, "toy", replace(settings, run=replace(settings.run, resume=True))).iteration == 2

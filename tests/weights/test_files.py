@@ -277,6 +277,16 @@ def test_a_text_in_the_header_is_not_taken_for_the_checksum(tmp_path: Path) -> N
     assert meta.recipe_name == text
 
 
+def test_a_published_file_that_was_written_without_sums_loads(tmp_path: Path) -> None:
+    computes = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"state_dict": {"weight": torch.ones(3)}}, tmp_path / "p.pth")
+    finally:
+        torch.serialization.set_crc32_options(computes)
+    assert read_checkpoint(tmp_path / "p.pth").tensors["weight"].tolist() == [1, 1, 1]
+
+
 def test_a_changed_record_of_a_published_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "p.pth"
     torch.save({"state_dict": {"weight": torch.zeros(1000)}}, path)

@@ -103,14 +103,14 @@ def _own_device(device: str, local_rank: int) -> torch.device:
 def _kind(device: str) -> str:
     """Return the kind of a device by its name.
 
-    "auto" takes GPUs that speak CUDA (NVIDIA, and AMD by ROCm), on which results are tested; others it only mentions.
+    "auto" takes GPUs that speak CUDA (NVIDIA, and AMD by ROCm), for which there are kernels; others it only mentions.
     """
     check(device in ("auto", *_KINDS), f"--run.device must be {', '.join(_KINDS)} or auto, got {device!r}")
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     found = "cpu" if accelerator is None else accelerator.type
     if device == "auto":
         if found in ("mps", "xpu"):
-            log.warning("--run.device auto takes the CPU; this machine also has %s, on which nothing was tested", found)
+            log.warning("--run.device auto takes the CPU; this machine also has %s, untested: name it to use it", found)
         return "cuda" if found == "cuda" else "cpu"
     check(
         device in ("cpu", found),

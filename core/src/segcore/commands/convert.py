@@ -14,6 +14,7 @@ from segcore.files import atomic_write
 from segcore.paper import Paper, load_paper
 from segcore.recipe import Recipe
 from segcore.recipe.plain import to_plain
+from segcore.weights.header import require_checkpoint
 
 if TYPE_CHECKING:
     from segcore.data.base import ClassTable
@@ -54,6 +55,7 @@ def main(words: list[str]) -> int:
         InputError: for files that cannot be read, written or converted.
     """
     options = parse_options("segcore convert", _DESCRIPTION, ConvertOptions, words)
+    require_checkpoint(options.source)
     if options.out.suffix == ".safetensors":
         to_ours(options)
     else:

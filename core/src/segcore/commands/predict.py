@@ -1,4 +1,4 @@
-"""`<paper>-predict RECIPE CHECKPOINT INPUT...`: label maps and overlays of images and videos."""
+"""`<paper>-predict RECIPE CHECKPOINT INPUT...`, `segcore predict CHECKPOINT INPUT...`: label maps and overlays."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import tyro
 
-from segcore.commands.parsing import parse_recipe
+from segcore.commands.parsing import Request, parse_checkpoint, parse_recipe
 from segcore.commands.running import Command, command
 from segcore.errors import InputError
 from segcore.files import Output, check_opacity, check_outputs, make_folder
 from segcore.paper import Paper
 from segcore.recipe import Recipe
+from segcore.weights.header import require_checkpoint
 
 if TYPE_CHECKING:
     import numpy as np
 
     from segcore.predictor import Predictor
+
+
+_ABOUT = "Write label maps and overlays of images, folders of images and videos."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +49,22 @@ class PredictOptions:
 def predict_command(paper: Paper) -> Command:
     """Return the console script that predicts with a paper's networks."""
     program = f"{paper.name}-predict"
+    return command(program, lambda words: _run(parse_recipe(program, paper, words, PredictOptions)))
 
-    def body(words: list[str]) -> int:
-        request = parse_recipe(program, paper, words, PredictOptions)
-        if request is not None:
-            predict(paper, request.recipe, request.options)
-        return 0
 
-    return command(program, body)
+def main(words: list[str]) -> int:
+    """Run `segcore predict CHECKPOINT INPUT...`; returns the exit code.
+
+    Raises:
+        InputError: see `predict`.
+    """
+    return _run(parse_checkpoint("segcore predict", _ABOUT, words, PredictOptions))
+
+
+def _run(asked: Request | None) -> int:
+    if asked is not None:
+        predict(asked.paper, asked.recipe, asked.options)
+    return 0
 
 
 def predict(paper: Paper, recipe: Recipe, options: PredictOptions) -> None:
@@ -61,6 +73,7 @@ def predict(paper: Paper, recipe: Recipe, options: PredictOptions) -> None:
     Raises:
         InputError: for inputs that cannot be read, outputs that would replace them, or a checkpoint of another model.
     """
+    require_checkpoint(Path(options.checkpoint))
     work = plan(options)
     from segcore import distributed
     from segcore.predictor import Predictor  # torch loads only here, so --help is instant

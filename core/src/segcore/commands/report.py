@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from segcore.commands.parsing import parse_options
+from segcore.recipe.file import FILE_NAME, read_recipe_file
 from segcore.recipe.ranges import NOT_NEGATIVE, check_ranges
 
 _DESCRIPTION = """Write one self-contained HTML page about a training run: curves, scores, gallery, recipe. Scores are
@@ -46,6 +47,7 @@ def main(words: list[str]) -> int:
         InputError: if the folder holds no run with weights, or its data set cannot be read.
     """
     options = parse_options("segcore report", _DESCRIPTION, ReportOptions, words)
+    read_recipe_file(Path(options.work_dir, FILE_NAME))  # tells at once where there is no run
     from segcore.report.build import report_run  # torch loads only here, so --help is instant
 
     count = None if options.keep_gallery else options.gallery

@@ -37,12 +37,20 @@ def run_guarded(program: str, argv: Sequence[str] | None, body: Callable[[list[s
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     code = _run(program, words, body)
-    if argv is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # torch's threads of the process group may abort a process that is being torn down (seen with gloo): leave now
+    if argv is None:
+        leave_run(code)
+    return code
+
+
+def leave_run(code: int) -> None:
+    """End this process where it is one of several; else return.
+
+    torch's threads of the process group may abort a process that is being torn down (seen with gloo).
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    return code
 
 
 def _run(program: str, words: list[str], body: Callable[[list[str]], int]) -> int:

@@ -1,4 +1,4 @@
-"""`<paper>-test RECIPE CHECKPOINT`: score a checkpoint, or write its predictions."""
+"""`<paper>-test RECIPE CHECKPOINT`, `segcore test CHECKPOINT`: score a checkpoint, or write its predictions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
-from segcore.commands.parsing import parse_recipe
+from segcore.commands.parsing import Request, parse_checkpoint, parse_recipe
 from segcore.commands.running import Command, command
 from segcore.commands.scores import check_metrics, print_scores, summarize
 from segcore.data import choose_test_split, create_dataset
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
     from segcore.data.base import FileDataset, Sample, SegmentationDataset
     from segcore.evaluation.metrics import Scores
+
+
+_ABOUT = (
+    """Score a checkpoint on the test split of its recipe, and write the score beside it; or write its predictions."""
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +61,22 @@ class TestOptions:
 def test_command(paper: Paper) -> Command:
     """Return the console script that tests a paper's networks."""
     program = f"{paper.name}-test"
+    return command(program, lambda words: _run(parse_recipe(program, paper, words, TestOptions)))
 
-    def body(words: list[str]) -> int:
-        request = parse_recipe(program, paper, words, TestOptions)
-        if request is not None:
-            test(paper, request.name, request.recipe, request.options)
-        return 0
 
-    return command(program, body)
+def main(words: list[str]) -> int:
+    """Run `segcore test CHECKPOINT`; returns the exit code.
+
+    Raises:
+        InputError: see `test`.
+    """
+    return _run(parse_checkpoint("segcore test", _ABOUT, words, TestOptions))
+
+
+def _run(asked: Request | None) -> int:
+    if asked is not None:
+        test(asked.paper, asked.name, asked.recipe, asked.options)
+    return 0
 
 
 def _check(options: TestOptions, dataset: str) -> None:
@@ -192,7 +205,7 @@ def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Score
     try:
         if asked.split_note and world.is_main:
             print(asked.split_note, file=sys.stderr)
-        # now: a training may go on and replace it
+        # before it is loaded: a training may go on and replace it
         sha256 = file_hash(Path(options.checkpoint)) if world.is_main else ""
         num_classes = len(asked.dataset.classes.names)
         model = model_for_checkpoint(paper, recipe, num_classes, options.checkpoint, unsafe=options.unsafe)

@@ -108,7 +108,7 @@ def _open_header(file: BinaryIO, path: Path, max_pixels: int, kind: FaultKind) -
         DataFileError: if it is too large; Pillow's own errors if it is no image.
     """
     if Image.MAX_IMAGE_PIXELS and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = max_pixels // 2 + 1  # Pillow refuses twice that; asked for with --data.max-pixels
+        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses twice that; asked for with --data.max-pixels
     try:
         image = Image.open(file, formats=_FORMATS)
     except Image.DecompressionBombError as error:
@@ -203,7 +203,7 @@ def read_image(path: Path, *, use_orientation: bool = True, max_pixels: int = MA
         raise DataFileError("unreadable image", f"{message}; copy it again or remove it")
     image = _decode(data, use_orientation) if data else None
     if image is None:
-        raise DataFileError("unreadable image", f"{path} is not an image that can be decoded; replace or remove it")
+        raise DataFileError("unreadable image", f"{path} is not an image that OpenCV can decode; replace or remove it")
     return image
 
 

@@ -34,7 +34,7 @@ class ScoredImages:
     list_file: str = ""
     """File of the stems; empty is the whole split."""
     settings: dict[str, int | str | list[int]]
-    """What makes them where the name does not: folder, classes and ignored value of one's own data; size and number of
+    """What makes them where the name does not: folder, classes and mask values of one's own data; size and number of
     generated scenes. Published data sets are the same in every folder."""
 
     @classmethod
@@ -45,6 +45,7 @@ class ScoredImages:
             settings = {"image_size": [*data.image_size], "num_images": data.num_images[1]}
         elif data.dataset not in fixed_datasets():
             settings = {"root": _absolute(root), "classes": _absolute(data.classes), "ignore": data.ignore}
+            settings["mask_values"] = [*data.mask_values]
         return cls(dataset=data.dataset, split=data.test_split, list_file=_absolute(data.test_list), settings=settings)
 
 

@@ -344,6 +344,10 @@ class Run:
 
     def __post_init__(self) -> None:
         check_ranges(self, "run")
+        check(
+            not (self.resume and self.resume_from),
+            "--resume goes on from the last state, --resume-from from the given one; choose one of them",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,3 +382,14 @@ class Recipe:
     evaluate: Evaluate
     run: Run = field(default_factory=Run)
     published: tyro.conf.Suppress[Published] = field(default_factory=Published)
+
+    def __post_init__(self) -> None:
+        check(
+            self.data.batch % self.optim.accumulate == 0,
+            f"--data.batch {self.data.batch} must be a multiple of --optim.accumulate {self.optim.accumulate}",
+        )
+
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse pairs of classes that the data set does not have, see `check_pairs`."""
+        self.augment.check_classes(num_classes)
+        self.evaluate.check_classes(num_classes)

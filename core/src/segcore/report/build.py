@@ -13,7 +13,7 @@ from segcore.recipe import Recipe
 from segcore.recipe.file import recipe_from_plain
 from segcore.report.gallery import make_pictures, write_gallery
 from segcore.report.run_page import run_page
-from segcore.report.run_report import GALLERY, collect
+from segcore.report.run_report import GALLERY, collect, tested_data
 from segcore.weights.files import read_checkpoint
 from segcore.weights.header import find_weights
 
@@ -42,7 +42,8 @@ def report_run(
         weights = find_weights(folder)
         recipe = _recipe_of(weights)
         root = data_root or recipe.run.data
-        dataset = create_dataset(recipe.data, root, split or recipe.data.test_split, list_file=recipe.data.test_list)
+        data, _ = tested_data(recipe.data, root, split)  # `collect` says the rest
+        dataset = create_dataset(data, root, data.test_split, list_file=data.test_list)
         predictor = Predictor.from_checkpoint(weights, device=device)
         write_gallery(folder / GALLERY, make_pictures(predictor, dataset, gallery))
     return write_page(out, run_page(collect(folder, installed_papers(), data_root=data_root, split=split)))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from segcore.data import choose_test_split
 from segcore.errors import InputError
 from segcore.evaluation.score_files import ScoredImages, ScoreFile, file_hash, read_scores
 from segcore.opencv import cv2
@@ -104,8 +105,11 @@ def collect(work_dir: str | Path, papers: Mapping[str, Paper], *, data_root: str
         raise InputError(f"{weights} does not say its recipe; a file written by <paper>-train is expected")
     paper = papers.get(document.paper)
     data, evaluate = _part(document, Data, folder), _part(document, Evaluate, folder)
-    data = replace(data, test_split=split or data.test_split)
-    images = ScoredImages.of(data, data_root or _part(document, Run, folder).data)
+    root = data_root or _part(document, Run, folder).data
+    data, note = tested_data(data, root, split)
+    if note:
+        log.warning("%s", note)
+    images = ScoredImages.of(data, root)
     single, multi = _scores(weights, images, (evaluate, evaluate.with_augmentation()))
     return RunReport(
         title=paper.title if paper else document.paper,
@@ -131,6 +135,11 @@ def collect(work_dir: str | Path, papers: Mapping[str, Paper], *, data_root: str
         recipe=json.dumps(document.recipe, indent=1),
         sections=paper.report(loaded) if paper and paper.report else (),
     )
+
+
+def tested_data(data: Data, root: str, split: str) -> tuple[Data, str]:
+    """Return a run's data options with the split that is shown, see `choose_test_split`."""
+    return choose_test_split(replace(data, test_split=split or data.test_split), root)
 
 
 def _part(document: RecipeFile, cls: type[Part], folder: Path) -> Part:

@@ -27,7 +27,7 @@ from segcore.segmentor import Target
 from segcore.training.log import create_logger
 from segcore.training.nonfinite import LossWatch
 from segcore.training.optim import learning_rate
-from segcore.training.run_folder import WorkDirectory
+from segcore.training.run_folder import WorkDirectory, continues
 from segcore.training.signals import StopSignal
 from segcore.training.trainer import Trainer
 from segcore.weights.files import run_versions, save_weights
@@ -187,8 +187,6 @@ def train(paper: Paper, name: str, recipe: Recipe, held: WorkDirectory | None = 
     """
     recipe = _with_absolute_paths(recipe)
     run = recipe.run
-    if run.resume and run.resume_from:
-        raise InputError("--resume goes on from the last state, --resume-from from the given one; choose one of them")
     world = distributed.init(run.device)
     _set_determinism(run.deterministic)
     directory = held or _enter(recipe, world)
@@ -238,11 +236,10 @@ def _enter(recipe: Recipe, world: distributed.World) -> WorkDirectory | None:
         InputError: see `WorkDirectory`.
     """
     run = recipe.run
-    is_own_state = bool(run.resume_from) and Path(run.resume_from).resolve().parent == Path(run.work_dir).resolve()
     directory, problem = None, ""
     if world.is_main:
         try:
-            directory = WorkDirectory(run.work_dir, run.resume or is_own_state)
+            directory = WorkDirectory(run.work_dir, continues(run))
         except InputError as error:
             problem = str(error)
     problem = distributed.broadcast_object(problem)

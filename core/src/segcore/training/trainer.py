@@ -26,6 +26,7 @@ from segcore.images.transforms import TrainTransform
 from segcore.layers.precision import memory_format, mixed_precision
 from segcore.paper import Paper
 from segcore.recipe import Recipe
+from segcore.recipe.file import recipe_from_plain
 from segcore.recipe.plain import to_plain
 from segcore.segmentor import Segmentor, StepInfo, Target
 from segcore.training.batches import BatchPlan, StepSampler, TrainSet, train_loader
@@ -72,8 +73,7 @@ class Trainer:
             )
         self.plan = BatchPlan(len(self.train_data), data.batch, run.seed)
         torch.manual_seed(run.seed)
-        for options in (recipe.augment, recipe.evaluate):
-            options.check_classes(len(self.train_data.classes.names))
+        recipe.check_classes(len(self.train_data.classes.names))
         self._sampler(0)  # an impossible batch is refused now, not after the model was built
         self.model = self._build_model(is_resuming)
         self.names = paper.name_map(self.model)
@@ -182,14 +182,16 @@ class Trainer:
             InputError: if it belongs to another model, optimizer or total number of iterations, or lacks an entry.
         """
         try:
-            changed = _changed_options(to_plain(self.recipe), state["recipe"])
+            # an option that the state's version did not have was at its default
+            theirs = to_plain(recipe_from_plain(self.paper, state["recipe"], f"{source}: recipe"))
+            changed = _changed_options(to_plain(self.recipe), theirs)
             check(not changed, f"{source} was made with other values of {', '.join(changed)}; resume with the same")
-            self._take(state)
+            self._take(state, theirs["data"])
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
             raise InputError(f"{source} is a state of another network or version: {reason}") from error
 
-    def _take(self, state: dict[str, Any]) -> None:
+    def _take(self, state: dict[str, Any], data: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -200,8 +202,8 @@ class Trainer:
         self.first_loss, self.seed_rule = state.get("first_loss"), state.get("seed_rule", OLD_SEED_RULE)
         if self.seed_rule not in SEED_RULES:
             raise LookupError(f"its seeds follow the rule {self.seed_rule!r}, known are {', '.join(SEED_RULES)}")
-        ours, theirs = to_plain(self.recipe.data), state["recipe"]["data"]
-        if any(ours[key] != theirs[key] for key in _VALIDATION):
+        ours = to_plain(self.recipe.data)
+        if any(ours[key] != data[key] for key in _VALIDATION):
             self.best = -1.0  # a score on other images does not compete
 
     def is_finite(self) -> bool:

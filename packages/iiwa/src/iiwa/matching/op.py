@@ -86,8 +86,8 @@ def _announce(backend: str, device: str) -> None:
     """Say once for each kind of device which form computes there."""
     if (backend, device) not in _announced:
         _announced.add((backend, device))
-        level = logging.WARNING if backend == "scipy" and device != "cpu" else logging.DEBUG
-        log.log(level, "window matching: %s form on %s", backend, device)
+        is_slow = backend == "scipy" and device != "cpu"
+        log.log(logging.WARNING if is_slow else logging.DEBUG, "window matching: %s form on %s", backend, device)
 
 
 def _solver(backend: str) -> ModuleType:
