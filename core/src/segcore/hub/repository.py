@@ -116,18 +116,25 @@ def _explained(repository: str) -> Iterator[None]:
     """Make one sentence of what the hub's library raises."""
     from huggingface_hub import errors
 
+    login = "it wants to know who you are: `hf auth login`"
     sentences = (
         (errors.RepositoryNotFoundError, "there is no such repository, or it is private: `hf auth login` opens yours"),
         (errors.RevisionNotFoundError, "it has no such revision"),
         (errors.LocalEntryNotFoundError, "it is not in the cache, and the hub was not reached"),
         (errors.EntryNotFoundError, f"it has no {CONFIG} and {PRETRAINED}: save_pretrained did not make it"),
         (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set"),
-        (errors.LocalTokenNotFoundError, "it wants to know who you are: `hf auth login`"),
+        (errors.LocalTokenNotFoundError, login),
     )
     try:
         yield
     # the bases of its error are the network library's, whichever that is, and OSError
-    except (OSError, errors.HFValidationError, *errors.HfHubHTTPError.__bases__) as error:
+    except (  # pyright: ignore[reportGeneralTypeIssues]
+        OSError,
+        errors.HFValidationError,
+        *errors.HfHubHTTPError.__bases__,
+    ) as error:
         said = str(error).strip().partition("\n")[0] or type(error).__name__
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        said = login if status in (401, 403) else said
         reason = next((words for kind, words in sentences if isinstance(error, kind)), said)
         raise InputError(f"{repository} on the hub: {reason}") from error
