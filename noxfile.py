@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -18,11 +17,12 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["tests"]
 
 PACKAGES = sorted(folder.parent.name for folder in Path("packages").glob("*/pyproject.toml"))
+NEEDED = ("core/pyproject.toml", "--extra=onnx", "--extra=prepare", "--extra=wandb")
 TEST_TOOLS = (
     "pytest>=8",
     "pytest-xdist>=3",
     "pytest-timeout>=2",
-    "hypothesis>=6",
+    "hypothesis>=6.85",  # names its arguments as today
     "pycocotools>=2.0.8",
     "mmcv-lite>=2.1",
 )
@@ -82,6 +82,12 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def faults(session: nox.Session) -> None:
+    """Damage files of every paper at length: one sentence or the same numbers (arguments go to pytest)."""
+    shared(session, *TEST_TOOLS).run("pytest", "tests/faults", "-m", "faults", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def parity(session: nox.Session) -> None:
     """Compare with the published implementations: `PARITY_CASES=dir nox -s parity` reads other cases."""
     shared(session, *TEST_TOOLS).run("pytest", "tests/parity", "-n", "2", "-rs", *session.posargs)
@@ -129,16 +135,24 @@ def install(session: nox.Session, name: str) -> None:
 @nox.session
 def build(session: nox.Session) -> None:
     """Build wheel and sdist of core and every package into dist/ as an index takes them: they name segcore==VERSION."""
-    session.install("build>=1.2", "hatchling>=1.27")
-    version = runpy.run_path("core/src/segcore/__init__.py")["__version__"]
+    session.install("build>=1.2", "hatchling>=1.27", "pytest>=8")
+    version = current_version()
     out = Path("dist").resolve()
+    shutil.rmtree(out, ignore_errors=True)
     for folder in (Path("core"), *(Path("packages", name) for name in PACKAGES)):
         copy = Path(session.create_tmp(), folder.name)
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         settings = Path(copy, "pyproject.toml")
         settings.write_text(released(settings.read_text("utf-8"), version), "utf-8")
-        session.run("python", "-m", "build", "-n", "--outdir", str(out), str(copy), *session.posargs)
+        session.run("python", "-m", "build", "-n", "--outdir", str(out), str(copy))
+    session.run("pytest", "--noconftest", "-m", "built", "tests/platforms/test_distributions.py", *session.posargs)
+
+
+def current_version() -> str:
+    """Return the one version of core and all packages."""
+    (version,) = re.findall(r'^__version__ = "(.*)"', Path("core/src/segcore/__init__.py").read_text("utf-8"), re.M)
+    return version
 
 
 def released(settings: str, version: str) -> str:
@@ -148,6 +162,57 @@ def released(settings: str, version: str) -> str:
     for table in ("[tool.hatch.metadata]\nallow-direct-references = true\n", "[tool.hatch.version]\n"):
         settings = settings.replace(table, "")
     return re.sub(r'(?m)^path = ".*__init__.py"\n', "", settings)
+
+
+TINY = (
+    *("--data.image-size", "64", "96", "--data.num-images", "4", "2", "--data.batch", "2", "--data.workers", "0"),
+    *("--augment.scale", "96", "64", "--augment.crop", "64", "64", "--evaluate.scale", "96", "64"),
+    *("--schedule.iterations", "2", "--run.device", "cpu"),
+)
+"""Options of a run of seconds."""
+
+
+@nox.session(requires=["build"])
+def wheels(session: nox.Session) -> None:
+    """Install what `build` made in a bare environment; train two steps and predict from another folder."""
+    root, dist = Path.cwd(), Path("dist").resolve()
+    wanted = [f"{name}=={current_version()}" for name in PACKAGES]
+    session.chdir(session.create_tmp())
+    session.env["PYTHONPATH"] = ""  # nothing of the tree
+    session.install("--find-links", str(dist), *wanted)
+
+    def predict(name: str, out: str) -> None:
+        words = ("toy", f"{name}/best.safetensors", str(root / "core" / "docs" / "demo.png"), "--out", out)
+        session.run(f"{name}-predict", *words, "--run.device", "cpu")
+
+    for name in PACKAGES:
+        session.run(f"{name}-train", "toy", "--work-dir", name, *TINY)
+        predict(name, f"{name}/masks")
+    session.install("--no-deps", "opencv-python-headless")  # over the other one: the same module
+    predict(PACKAGES[0], "headless")
+    session.chdir(root)
+    shutil.rmtree(session.virtualenv.location)  # 6 GB where no uv links it
+
+
+@nox.session(venv_backend="none")
+@nox.parametrize("system", ["linux", "windows", "macos"])
+def platforms(session: nox.Session, system: str) -> None:
+    """Resolve every dependency for another system and each Python, wheels only; nothing is installed (needs uv)."""
+    for python in ("3.11", "3.12", "3.13", "3.14"):
+        wanted = ("--python-platform", system, "--python-version", python, "--only-binary", ":all:")
+        session.run("uv", "pip", "compile", "-q", *wanted, *NEEDED, external=True, silent=True)
+        session.log(f"{system}, Python {python}: all dependencies have wheels")
+
+
+@nox.session(venv_backend="none")
+def lowest(session: nox.Session) -> None:
+    """Run core's tests of recipes, layers, training and evaluation with the lowest versions declared (needs uv)."""
+    folder = ".nox/lowest"
+    session.run("uv", "venv", "-q", "--clear", "--python", "3.11", folder, external=True)
+    install = ("uv", "pip", "install", "-q", "--python", folder, "--resolution", "lowest-direct")
+    session.run(*install, "-e", "./packages/memorynet", "-e", "./packages/unept", *TEST_TOOLS, external=True)
+    tests = session.posargs or [f"tests/{name}" for name in ("recipe", "layers", "training", "evaluation", "images")]
+    session.run(f"{folder}/bin/python", "-m", "pytest", "-n", "2", *tests, external=True)
 
 
 @nox.session(venv_backend="none")

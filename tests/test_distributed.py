@@ -140,16 +140,53 @@ def test_incomplete_variables_are_named(variables: dict[str, str], sentence: str
         read_placement(variables)
 
 
+def _give_accelerator(monkeypatch: pytest.MonkeyPatch, kind: str | None, count: int = 1) -> list[int]:
+    """Let torch find so many GPUs of a kind; returns the list of those that processes take."""
+    taken: list[int] = []
+    device = None if kind is None else torch.device(kind)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: device)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", taken.append)
+    monkeypatch.setattr(distributed, "_current", None)
+    return taken
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+def test_a_gpu_is_taken_by_its_name(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    taken = _give_accelerator(monkeypatch, kind)
+    assert distributed.init(kind).device == torch.device(kind, 0)
+    assert taken == [0]
+    assert distributed.init("cpu").device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("kind", "chosen"), [("cuda", "cuda"), ("mps", "cpu"), ("xpu", "cpu"), (None, "cpu")])
+def test_auto_takes_the_gpus_that_were_tested_and_mentions_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str | None, chosen: str
+) -> None:
+    _give_accelerator(monkeypatch, kind)
+    assert distributed.init("auto").device.type == chosen
+    assert len(caplog.messages) == (kind in ("mps", "xpu"))
+    assert all(f"this machine also has {kind}" in message for message in caplog.messages)
+
+
+def test_a_gpu_that_takes_one_process_refuses_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    _give_accelerator(monkeypatch, "mps", 2)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "x"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"--run\.device mps takes one process"):
+        distributed.init("mps")
+
+
 def test_an_absent_gpu_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    _give_accelerator(monkeypatch, None)
     with pytest.raises(InputError, match=r"--run\.device cuda: this machine has no GPU"):
         distributed.init("cuda")
-    with pytest.raises(InputError, match=r"--run\.device must be cpu, cuda or auto, got 'tpu'"):
+    with pytest.raises(InputError, match=r"--run\.device must be cpu, cuda, xpu, mps or auto, got 'tpu'"):
         distributed.init("tpu")
 
 
 def test_more_processes_than_gpus_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    _give_accelerator(monkeypatch, "cuda", 2)
     for name, value in {"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "2", "MASTER_ADDR": "x"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="process 2 of this machine has no GPU of its own: there are 2"):

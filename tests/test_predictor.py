@@ -13,12 +13,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 import segcore.build
+from segcore import distributed
 from segcore.data.base import ClassTable, load_classes
 from segcore.errors import InputError
 from segcore.predictor import Predictor, to_pixels
 from segcore.recipe import Evaluate, Recipe
 from segcore.recipe.plain import to_plain
-from segcore.weights.files import CheckpointMeta, run_versions, save_weights
+from segcore.weights.files import run_versions, save_weights
+from segcore.weights.header import CheckpointMeta
 from tests.tiny_paper import PAPER, published_tensors
 
 PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
@@ -76,6 +78,13 @@ def test_probabilities_agree_with_the_label_in_both_families() -> None:
         assert prediction.probabilities is not None
         np.testing.assert_array_equal(prediction.probabilities.argmax(dim=0).numpy(), prediction.label)
         torch.testing.assert_close(prediction.probabilities.sum(dim=0), torch.ones(24, 32), rtol=1e-5, atol=1e-5)
+
+
+def test_flip_pairs_of_absent_classes_are_one_sentence() -> None:
+    with pytest.raises(InputError, match=r"^--evaluate\.flip-pairs names class 14; there are 0 to 2$"):
+        color_predictor(flip=True, flip_pairs=((14, 15),))
+    with pytest.raises(InputError, match=r"^--evaluate\.flip-pairs names class 1 twice"):
+        color_predictor(flip=True, flip_pairs=((0, 1), (1, 2)))
 
 
 def test_gray_and_four_channel_arrays_are_images_too() -> None:
@@ -137,6 +146,23 @@ def test_a_file_of_ours_says_all_that_a_predictor_needs(tmp_path: Path, monkeypa
     assert not predictor.model.training
     expected = replace(predictor, model=model)(two_halves()).label
     np.testing.assert_array_equal(predictor(two_halves()).label, expected)
+
+
+def test_a_predictor_starts_nothing_in_a_job_of_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a predictor joined a process group")
+
+    _weights(tmp_path / "w.safetensors")
+    monkeypatch.setattr(segcore.build, "load_paper", lambda _: PAPER)
+    monkeypatch.setattr(torch.distributed, "init_process_group", refuse)
+    job = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    predictor = Predictor.from_checkpoint(tmp_path / "w.safetensors", device="cpu")
+    assert predictor(two_halves()).label.shape == (24, 32)
+    assert distributed.world().size == 1
 
 
 def _camvid_recipe() -> Recipe:

@@ -13,7 +13,7 @@ from segcore.errors import InputError
 from segcore.paper import Paper
 from segcore.recipe import Augment, Data, Evaluate, Model, Optim, Recipe, Schedule
 from segcore.segmentor import Segmentor, StepInfo, Target
-from segcore.weights.names import NameMap
+from segcore.weights.names import NameMap, Transform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,7 @@ NAMES = NameMap(
         (r"^classifier\.", "decode_head.conv_seg."),
     ),
     dropped=(r"auxiliary_head\..*",),
+    transforms=(Transform(r"backbone\.scale", torch.flatten, lambda scale: scale[:, None, None]),),
 )
 
 
@@ -84,6 +85,5 @@ PAPER = Paper(
 def published_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the network's tensors as its authors would have stored them."""
     tensors = {name: tensor.clone() for name, tensor in NAMES.export(model).items()}
-    tensors["backbone.scale"] = tensors["backbone.scale"][:, None, None]  # (C,) -> (C, 1, 1)
     tensors["auxiliary_head.conv_seg.bias"] = torch.zeros(3)
     return tensors

@@ -58,6 +58,7 @@ def test_published_recipes_train_as_published(name: str) -> None:
     iterations = 160_000 if name.endswith("ade20k") else 80_000
     crop = (480, 480) if "pascal" in name else (512, 512)
     assert (recipe.optim.kind, recipe.optim.lr, recipe.optim.weight_decay) == ("adamw", 1.2e-4, 0.01)
+    assert (recipe.optim.betas, recipe.optim.eps) == ((0.9, 0.999), 1e-8)
     assert (recipe.data.batch, recipe.schedule.iterations, recipe.schedule.warmup) == (16, iterations, 1500)
     assert (recipe.augment.crop, recipe.augment.cat_max_ratio) == (crop, 0.75)
     assert recipe.loss.average == "all"

@@ -13,7 +13,8 @@ from segcore.commands.export import export, main
 from segcore.commands.main import main as segcore_main
 from segcore.errors import InputError
 from segcore.recipe.plain import to_plain
-from segcore.weights.files import CheckpointMeta, save_weights
+from segcore.weights.files import save_weights
+from segcore.weights.header import CheckpointMeta
 from tests.tiny_paper import PAPER, TinySegmentor
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from segcore.commands.foreign import ELSEWHERE
 from segcore.commands.main import COMMANDS
 from segcore.commands.main import main as segcore_main
-from segcore.commands.parsing import parse_recipe
+from segcore.commands.parsing import _option_types, parse_recipe
 from segcore.commands.predict import PredictOptions
 from segcore.commands.recipes import recipe_table
 from segcore.commands.running import run_guarded
@@ -103,6 +104,32 @@ def test_a_wrong_option_exits_with_2_and_a_hint(
     assert stop.value.code == 2
     printed = capsys.readouterr()
     assert hint in printed.out + printed.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--iters", "5"], "there is no --iters here; it is --schedule.iterations"),
+        (["--batch_size=4"], "there is no --batch-size here; it is --data.batch (images of all processes together)"),
+        (["--run.seed", "1", "--lr", "1"], "there is no --lr here; it is --optim.lr"),
+        (["--crop", "8", "8"], "there is no --crop here; it is --augment.crop or --evaluate.crop"),
+        (["--eval-metric", "mIoU"], "there is no --eval-metric here; it is --eval of <paper>-test"),
+        (["--gpus", "4"], "there is no --gpus here; start several processes with torchrun"),
+        (["--config", "x.py"], "there is no --config here; name a recipe as the first word"),
+        (["--checkpoint", "x.pth"], "there is no --checkpoint here; give the checkpoint as a word"),
+    ],
+)
+def test_options_of_the_originals_get_a_suggestion(words: list[str], sentence: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_recipe("band-train", PAPER, ["toy", *words])
+    assert str(error.value).startswith(sentence)
+
+
+def test_what_stands_for_an_option_of_others_is_there_and_the_other_is_not() -> None:
+    known = {*_option_types(RECIPE), *_option_types(TestOptions)}
+    for name, ours in ELSEWHERE.items():
+        assert name not in known
+        assert not ours.startswith("--") or ours.split()[0] in known
 
 
 def test_a_warmup_longer_than_the_run_is_refused_unless_a_try_cuts_the_run_short() -> None:

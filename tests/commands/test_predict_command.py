@@ -6,17 +6,25 @@ import errno
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from segcore.commands.predict import run
+from segcore.commands.predict import PredictOptions, plan
+from segcore.commands.predict import run as run_plan
 from segcore.errors import InputError
 from segcore.images.label_files import encode_submission, save_label, save_overlay
 from segcore.images.visualize import overlay
+from segcore.predictor import Predictor
 from tests.test_predictor import PALETTE, color_predictor, two_halves, write_png
+
+
+def run(predictor: Predictor, inputs: list[str], out: Path, **settings: Any) -> list[Path]:
+    """Predict what the options of the command say."""
+    return run_plan(predictor, plan(PredictOptions(checkpoint="", inputs=tuple(inputs), out=str(out), **settings)))
 
 
 def test_images_and_folders_give_label_maps_and_overlays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +119,24 @@ def test_inputs_that_cannot_be_used_are_named(tmp_path: Path, name: str, message
         (tmp_path / file).write_text("nothing")
     with pytest.raises(InputError, match=message):
         run(color_predictor(), [str(tmp_path / name)], tmp_path / "out")
+
+
+def test_processes_share_the_inputs_and_every_image_is_predicted_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "abcde":
+        write_png(tmp_path / "in" / f"{name}.png", two_halves())
+    clip = write_video(tmp_path / "clip.mp4")
+    inputs = (str(tmp_path / "in"), str(clip))
+    whole = plan(PredictOptions(checkpoint="", inputs=inputs, out=str(tmp_path / "out")))
+    written = [[path.name for path in run_plan(color_predictor(), whole.share(rank, 2))] for rank in range(2)]
+    labels = [[name for name in names if "overlay" not in name] for names in written]
+    assert labels == [["a.png", "c.png", "e.png"], ["b.png", "d.png"]]
+    assert [name for names in written for name in names if name.endswith("mp4")] == ["clip_overlay.mp4"]
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("wrote 3 label maps and overlays and 1 overlay videos to ")
+    assert first.endswith("(process 1 of 2)")
+    assert second.startswith("wrote 2 label maps and overlays to ")
 
 
 def test_no_input_at_all_is_an_error() -> None:

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,17 +15,25 @@ import pytest
 import torch
 
 from segcore.commands.report import main
+from segcore.commands.test import TestOptions
+from segcore.commands.test import test as run_test
 from segcore.errors import InputError
+from segcore.evaluation.score_files import ScoredImages, ScoreFile, file_hash, score_path, write_score
 from segcore.pages.page import Note, Section
 from segcore.pages.render import render
+from segcore.paper import Paper
 from segcore.recipe import Augment, Data, Evaluate, Model, Optim, Published, Recipe, Schedule
 from segcore.recipe.file import recipe_document
 from segcore.recipe.plain import to_plain
-from segcore.report.gallery import evenly_spaced, write_gallery
+from segcore.report.gallery import write_gallery
 from segcore.report.run_page import run_page
 from segcore.report.run_report import Picture, RunReport, collect, read_gallery, read_log
-from segcore.weights.files import CheckpointMeta, save_weights
+from segcore.training.loop import train
+from segcore.weights.files import read_checkpoint, save_weights
+from segcore.weights.header import CheckpointMeta
+from tests.data.test_folder import make_split_folder
 from tests.report.sample import NAMES, PALETTE, sample_report
+from tests.tiny_paper import PAPER as TINY
 
 
 def _page(report: RunReport) -> str:
@@ -88,13 +97,6 @@ def test_wide_pictures_are_embedded_smaller() -> None:
     page = _page(replace(sample_report(), gallery=(picture,)))
     shapes = [image.shape for image in _embedded(page)]
     assert shapes == [(26, 512, 3)] * 2  # image and prediction: no label, no error map
-
-
-@pytest.mark.parametrize(
-    ("total", "count", "expected"), [(50, 6, [0, 10, 20, 29, 39, 49]), (3, 6, [0, 1, 2]), (9, 1, [0]), (9, 0, [])]
-)
-def test_gallery_indices_are_spread_over_the_set(total: int, count: int, expected: list[int]) -> None:
-    assert evenly_spaced(total, count) == expected
 
 
 def test_a_gallery_is_read_back_as_it_was_written_and_replaces_an_earlier_one(tmp_path: Path) -> None:
@@ -168,15 +170,84 @@ def test_a_work_directory_is_collected(tmp_path: Path) -> None:
     assert report.date.startswith("2023-11-14")
 
 
-def test_the_newest_test_result_is_shown(tmp_path: Path) -> None:
+def _write_score(
+    folder: Path, miou: float, *, time: str = "1", data: dict[str, Any] | None = None, **changes: Any
+) -> Path:
+    """Write a score of the run's weights on its test images under its protocol, or with changes of these."""
+    images = ScoredImages.of(replace(Data(dataset="toy", test_split="test"), **(data or {})), "")
+    settings = {"sha256": file_hash(folder / "best.safetensors"), "protocol": Evaluate(), **changes}
+    score = ScoreFile(
+        weights="best.safetensors",
+        paper="unknown-paper",
+        recipe="toy",
+        data=images,
+        images=33,
+        amp="off",
+        time=time,
+        metric={"mIoU": miou},
+        **settings,
+    )
+    path = score_path(folder, folder / "best.safetensors", images, score.protocol)
+    path = path.with_name(f"{path.stem[:-8]}{len([*folder.iterdir()]):08x}.json")  # another name each time
+    write_score(path, score)
+    return path
+
+
+def test_the_newest_score_of_each_protocol_is_shown(tmp_path: Path) -> None:
     _write_run(tmp_path)
-    for day, miou in (("20260101_000000", 0.1), ("20260102_000000", 0.7)):
-        result = {"images": 33, "metric": {"mIoU": miou}}
-        (tmp_path / f"eval_single_scale_{day}.json").write_text(json.dumps(result))
-        (tmp_path / f"eval_multi_scale_{day}.json").write_text(json.dumps({**result, "metric": {"mIoU": miou + 0.1}}))
+    for time, miou in (("2026-01-02", 0.7), ("2026-01-01", 0.1)):
+        _write_score(tmp_path, miou, time=time)
+        _write_score(tmp_path, miou + 0.1, time=time, protocol=Evaluate().with_augmentation())
     report = collect(tmp_path, {})
     assert (report.scores["mIoU"], report.num_images) == (0.7, 33)
     assert report.scores_ms["mIoU"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"sha256": "0" * 64}, "weights"),
+        ({"data": {"dataset": "camvid"}}, "images or another protocol"),
+        ({"data": {"test_split": "train"}}, "images or another protocol"),
+        ({"data": {"test_list": "some.txt"}}, "images or another protocol"),
+        ({"data": {"num_images": (400, 51)}}, "images or another protocol"),
+        ({"protocol": Evaluate(scale=(64, 64))}, "images or another protocol"),
+        ({"protocol": Evaluate(flip=True)}, "images or another protocol"),
+    ],
+)
+def test_a_score_of_other_weights_images_or_protocols_is_not_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], what: str
+) -> None:
+    _write_run(tmp_path)
+    path = _write_score(tmp_path, 0.99, **changes)
+    report = collect(tmp_path, {})
+    assert (report.scores["mIoU"], report.scores_from) == (0.5, "last validation (val)")
+    assert caplog.messages == [f"{path} is not shown: it is a score of other {what}"]
+
+
+def test_what_does_not_change_a_prediction_makes_no_other_score(tmp_path: Path) -> None:
+    _write_run(tmp_path)
+    _write_score(tmp_path, 0.7, protocol=Evaluate(window_batch=2, aug_ratios=(1.0, 2.0)))
+    assert collect(tmp_path, {}).scores["mIoU"] == 0.7
+
+
+def test_scores_of_another_split_are_shown_where_it_is_asked_for(tmp_path: Path) -> None:
+    _write_run(tmp_path)
+    _write_score(tmp_path, 0.7)
+    _write_score(tmp_path, 0.6, data={"test_split": "val"})
+    assert main([str(tmp_path), "--keep-gallery", "--split", "val"]) == 0
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "toy (val)" in page
+    assert "60.00" in page
+    assert "70.00" not in page
+
+
+def test_a_damaged_score_file_is_one_sentence_and_not_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _write_run(tmp_path)
+    _write_score(tmp_path, 0.7).write_text("{")
+    assert collect(tmp_path, {}).scores_from == "last validation (val)"
+    assert "is not readable as JSON" in caplog.text
+    assert "delete the file and test again" in caplog.text
 
 
 def test_scores_of_a_validation_are_not_shown_as_a_test(tmp_path: Path) -> None:
@@ -192,11 +263,10 @@ def test_scores_of_a_validation_are_not_shown_as_a_test(tmp_path: Path) -> None:
 
 def test_scores_of_a_test_are_shown_with_its_split(tmp_path: Path) -> None:
     _write_run(tmp_path)
-    result = {"images": 33, "metric": {"mIoU": 0.7}}
-    (tmp_path / "eval_multi_scale_20260101_000000.json").write_text(json.dumps(result))
+    _write_score(tmp_path, 0.7, protocol=Evaluate().with_augmentation())
     only_multi = collect(tmp_path, {})
     assert (only_multi.dataset, only_multi.scores_from) == ("toy (test)", "last validation (val)")
-    (tmp_path / "eval_single_scale_20260101_000000.json").write_text(json.dumps(result))
+    _write_score(tmp_path, 0.7)
     report = collect(tmp_path, {})
     assert (report.dataset, report.scores_from) == ("toy (test)", "single scale")
     page = _page(report)
@@ -234,8 +304,54 @@ def test_a_folder_without_a_run_is_explained(tmp_path: Path) -> None:
         collect(tmp_path, {})
     _write_run(tmp_path)
     (tmp_path / "best.safetensors").unlink()
-    with pytest.raises(InputError, match=r"best\.safetensors nor last\.safetensors"):
+    with pytest.raises(InputError, match=r"has no weights: none of .*best\.safetensors and last\.safetensors"):
         main([str(tmp_path)])
     (tmp_path / "log.jsonl").unlink()
     with pytest.raises(InputError, match=r"log\.jsonl"):
         collect(tmp_path, {})
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Paper:
+    """The tiny paper, installed."""
+    for module in ("segcore.build", "segcore.report.build"):
+        monkeypatch.setattr(f"{module}.load_paper", lambda _: TINY)
+    return TINY
+
+
+def test_the_page_does_not_show_another_checkpoints_score(tmp_path: Path, tiny: Paper) -> None:
+    recipe = tiny.recipes["toy"]
+    recipe = replace(recipe, run=replace(recipe.run, work_dir=str(tmp_path / "run"), device="cpu"))
+    train(tiny, "toy", recipe)
+    best, other = tmp_path / "run" / "best.safetensors", tmp_path / "other.safetensors"
+    loaded = read_checkpoint(best)
+    assert loaded.meta is not None
+    worse = {name: torch.zeros_like(tensor) for name, tensor in loaded.tensors.items()}
+    save_weights(other, worse, loaded.meta)
+    scores = run_test(tiny, "toy", recipe, TestOptions(checkpoint=str(best)))
+    of_other = run_test(tiny, "toy", recipe, TestOptions(checkpoint=str(other)))
+    assert scores is not None
+    assert of_other is not None
+    report = collect(tmp_path / "run", {})
+    assert report.scores["mIoU"] == pytest.approx(scores.miou, abs=1e-4)
+    assert abs(scores.miou - of_other.miou) > 1e-3
+
+
+def test_ones_own_data_without_test_images_are_tested_and_reported_from_any_folder(
+    tmp_path: Path, tiny: Paper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_split_folder(tmp_path / "own")
+    monkeypatch.chdir(tmp_path)
+    recipe = tiny.recipes["toy"]
+    data = replace(recipe.data, dataset="folder", test_split="test")
+    recipe = replace(recipe, data=data, run=replace(recipe.run, work_dir="run", data="own", device="cpu"))
+    train(tiny, "toy", recipe)
+    scores = run_test(tiny, "toy", recipe, TestOptions(checkpoint="run/best.safetensors"))
+    assert scores is not None
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main([str(tmp_path / "run"), "--device", "cpu"]) == 0
+    report = collect(tmp_path / "run", {})
+    assert (report.dataset, report.num_images, len(report.gallery)) == ("folder (val)", 2, 2)
+    assert report.scores["mIoU"] == pytest.approx(scores.miou, abs=1e-4)
+    assert "has no test split: its validation images (split val) are taken instead" in caplog.text

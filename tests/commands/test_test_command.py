@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import os
+import re
+import socket
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
 
 from segcore.commands.predict import PredictOptions, predict
 from segcore.commands.test import TestOptions
@@ -20,9 +27,10 @@ from segcore.errors import InputError
 from segcore.paper import Paper
 from segcore.recipe import Published, Recipe
 from segcore.recipe.plain import to_plain
-from segcore.weights.files import CheckpointMeta, run_versions, save_weights
-from tests.data.test_folder import make_folder
-from tests.tiny_paper import PAPER
+from segcore.weights.files import run_versions, save_weights
+from segcore.weights.header import CheckpointMeta
+from tests.data.test_folder import make_folder, make_split_folder
+from tests.tiny_paper import PAPER, published_tensors
 
 
 def make_recipe(root: Path) -> Recipe:
@@ -104,14 +112,31 @@ def test_pictures_go_beside_the_data_set_and_leave_it_alone(tmp_path: Path, weig
     assert sorted(contents(tmp_path / "show")) == ["00.jpg", "10.jpg"]
 
 
+@pytest.mark.parametrize(("splits", "tested"), [(("train", "val"), "val"), (("train", "val", "test"), "test")])
+def test_a_folder_with_images_train_and_val_only_is_tested_on_val_and_says_so(
+    splits: tuple[str, ...], tested: str, tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_split_folder(tmp_path / "own", splits)
+    recipe = make_recipe(tmp_path)
+    data = replace(recipe.data, test_split="test")
+    out = tmp_path / "out"
+    recipe = replace(recipe, data=data, run=replace(recipe.run, data=str(root)))
+    run_test(PAPER, "toy", recipe, TestOptions(checkpoint=weights, out=str(out)))
+    printed = capsys.readouterr()
+    assert f"folder {tested}, single scale: 2 images" in printed.out
+    assert sorted(contents(out)) == [f"{tested}0.png", f"{tested}1.png"]
+    is_said = f"{root} has no test split: its validation images (split val) are taken instead" in printed.err
+    assert is_said == (tested == "val")
+
+
 @pytest.mark.usefixtures("no_work")
-@pytest.mark.parametrize("name", ["work", "out", "show_dir"])
+@pytest.mark.parametrize("name", ["out", "show_dir"])
 def test_a_file_in_place_of_an_output_folder_is_refused_before_the_work(
     tmp_path: Path, weights: str, name: str
 ) -> None:
     (tmp_path / name).write_text("")
-    settings: dict[str, Any] = {} if name == "work" else {name: str(tmp_path / name)}
-    option = {"work": "--work-dir", "out": "--out", "show_dir": "--show-dir"}[name]
+    settings: dict[str, Any] = {name: str(tmp_path / name)}
+    option = {"out": "--out", "show_dir": "--show-dir"}[name]
     with pytest.raises(InputError, match=f"{name} is a file, not a folder; give another {option}"):
         run_test(PAPER, "toy", make_recipe(tmp_path), TestOptions(checkpoint=weights, **settings))
 
@@ -144,7 +169,7 @@ def test_the_result_file_is_strict_json_with_null_for_absent_classes(tmp_path: P
     for mask in (tmp_path / "data" / "masks").iterdir():
         cv2.imwrite(str(mask), np.full_like(cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE), 255))
     run_test(PAPER, "toy", make_recipe(tmp_path), TestOptions(checkpoint=weights))
-    (file,) = (tmp_path / "work").iterdir()
+    (file,) = tmp_path.glob("w.*.json")
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
@@ -152,6 +177,94 @@ def test_the_result_file_is_strict_json_with_null_for_absent_classes(tmp_path: P
     result = json.loads(file.read_text(), parse_constant=refuse)
     assert result["images"] == 2
     assert result["metric"]["mIoU"] is None
+
+
+def _predict_process(rank: int, folder: str) -> None:
+    """Run process `rank` of two of `<paper>-predict`."""
+    root = Path(folder)
+    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": (root / "port").read_text(), "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), **port)
+    torch.set_num_threads(1)
+    inputs, out = (str(root / "data" / "images"),), str(root / "out")
+    predict(PAPER, make_recipe(root), PredictOptions(checkpoint=str(root / "w.safetensors"), inputs=inputs, out=out))
+
+
+@pytest.mark.usefixtures("weights")
+def test_two_processes_of_predict_share_the_images(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    mp.start_processes(_predict_process, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    assert len([*(tmp_path / "out").glob("??.png")]) == 12
+    said = sorted(re.findall(r"wrote (\d+) label maps .*\((process . of 2)\)", capfd.readouterr().out))
+    assert said == [("6", "process 1 of 2"), ("6", "process 2 of 2")]
+
+
+def test_a_score_is_written_beside_the_weights_that_it_belongs_to(
+    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make_recipe(tmp_path)
+    other = tmp_path / "other" / "w.safetensors"
+    other.parent.mkdir()
+    other.write_bytes(Path(weights).read_bytes())
+    scores = run_test(PAPER, "toy", recipe, TestOptions(checkpoint=str(other), aug_test=True))
+    (file,) = other.parent.glob("*.json")
+    assert file.name.startswith("w.val.multi-scale-flip.")
+    assert f"score: {file}\n" in capsys.readouterr().out
+    assert not [*tmp_path.glob("*.json"), *tmp_path.glob("work/*")]
+    score = json.loads(file.read_text())
+    assert scores is not None
+    assert score["metric"]["mIoU"] == pytest.approx(scores.miou, abs=1e-4)
+    assert (score["paper"], score["recipe"], score["weights"], score["images"]) == ("tiny", "toy", "w.safetensors", 2)
+    assert score["sha256"] == hashlib.sha256(other.read_bytes()).hexdigest()
+    assert (score["data"]["dataset"], score["data"]["split"]) == ("folder", "val")
+    assert score["data"]["settings"]["root"] == str(tmp_path / "data")
+    assert score["protocol"] == to_plain(recipe.evaluate.with_augmentation())
+
+
+def test_a_published_file_has_its_score_beside_it(tmp_path: Path) -> None:
+    make_folder(tmp_path / "data")
+    recipe = make_recipe(tmp_path)
+    torch.save({"state_dict": published_tensors(PAPER.build(recipe, 2))}, tmp_path / "p.pth")
+    run_test(PAPER, "toy", recipe, TestOptions(checkpoint=str(tmp_path / "p.pth")))
+    assert [path.name.rpartition(".single-scale.")[0] for path in tmp_path.glob("*.json")] == ["p.val"]
+
+
+def test_where_the_folder_of_the_weights_is_not_writable_the_score_goes_into_the_work_directory(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writable = tempfile.TemporaryFile
+
+    def refuse(*, dir: Path) -> Any:
+        if dir == tmp_path:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return writable(dir=dir)
+
+    monkeypatch.setattr("segcore.files.tempfile.TemporaryFile", refuse)
+    run_test(PAPER, "toy", make_recipe(tmp_path), TestOptions(checkpoint=weights))
+    (file,) = (tmp_path / "work").iterdir()
+    assert file.name.startswith("w.val.single-scale.")
+    assert not [*tmp_path.glob("*.json")]
+    said = capsys.readouterr().out
+    assert f"(the folder of the weights, {tmp_path}, cannot be written)" in said
+
+
+def test_tests_of_other_settings_have_files_of_their_own_and_the_same_test_replaces_its_own(
+    tmp_path: Path, weights: str
+) -> None:
+    recipe = make_recipe(tmp_path)
+    larger = replace(recipe, evaluate=replace(recipe.evaluate, scale=(96, 64)))
+    for asked in (recipe, larger, recipe):
+        run_test(PAPER, "toy", asked, TestOptions(checkpoint=weights))
+    assert len([*tmp_path.glob("w.val.single-scale.*.json")]) == 2
+
+
+@pytest.mark.usefixtures("no_work")
+def test_flip_pairs_of_absent_classes_are_refused_before_a_test(tmp_path: Path, weights: str) -> None:
+    recipe = make_recipe(tmp_path)
+    recipe = replace(recipe, evaluate=replace(recipe.evaluate, flip=True, flip_pairs=((14, 15),)))
+    with pytest.raises(InputError, match=r"^--evaluate\.flip-pairs names class 14; there are 0 to 1$"):
+        run_test(PAPER, "toy", recipe, TestOptions(checkpoint=weights))
 
 
 def _last_line(capsys: pytest.CaptureFixture[str], paper: Paper, recipe: Recipe, weights: str) -> str:

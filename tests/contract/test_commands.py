@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -58,14 +59,15 @@ def test_the_commands_are_modules_for_torchrun(paper: Paper) -> None:
         assert "camvid" in subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
-def _options(run: Run, work_dir: Path) -> list[str]:
-    """Return the command-line form of a test of a finished run."""
-    recipe, weights = str(run.folder / "recipe.json"), str(run.folder / "last.safetensors")
-    return [recipe, weights, "--run.work-dir", str(work_dir)]
+def _options(run: Run, folder: Path) -> list[str]:
+    """Return the command-line form of a test of a finished run, whose weights are copied into a folder."""
+    folder.mkdir()
+    weights = shutil.copy(run.folder / "last.safetensors", folder)
+    return [str(run.folder / "recipe.json"), str(weights)]
 
 
 def _metric(folder: Path) -> dict[str, float]:
-    (file,) = folder.glob("eval_single_scale_*.json")
+    (file,) = folder.glob("last.*.single-scale.*.json")
     return json.loads(file.read_text())["metric"]
 
 

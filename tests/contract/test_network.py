@@ -121,8 +121,9 @@ def test_saved_weights_give_the_same_logits(finished_run: Run) -> None:
 
 def test_published_names_round_trip_through_a_pth_file(paper: Paper, tmp_path: Path) -> None:
     model = _build(paper, tmp_path)
-    tensors = paper.name_map(model).export(model)
-    assert len(tensors) == len(model.state_dict())
+    names = paper.name_map(model)
+    tensors = names.export(model)
+    assert len({names.to_published(name) for name in model.state_dict()}) == len(model.state_dict())  # none collide
     torch.save({"meta": {"CLASSES": ("a",) * CLASSES}, "state_dict": tensors}, tmp_path / "published.pth")
     recipe = small_recipe(paper, tmp_path)
     loaded = model_for_checkpoint(paper, recipe, CLASSES, tmp_path / "published.pth").eval()

@@ -16,7 +16,7 @@ from segcore.report.run_report import read_log
 from segcore.training.loop import train
 from segcore.training.trainer import Trainer
 from segcore.weights.files import read_checkpoint
-from segcore.weights.states import latest_state, load_state
+from segcore.weights.states import latest_state
 from tests.contract.conftest import STEPS, Run
 
 
@@ -40,7 +40,7 @@ def _assert_equal(ours: Any, theirs: Any, where: str = "state") -> None:
 def _last_state(folder: Path) -> dict[str, Any]:
     state = latest_state(folder)
     assert state is not None
-    content = load_state(state)
+    content = state.content
     assert content["iteration"] == STEPS
     content.pop("recipe")  # names the folder
     return content

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import math
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +19,8 @@ from torch import Tensor, nn
 
 from segcore.data.base import ClassTable, Sample, SegmentationDataset
 from segcore.errors import InputError
-from segcore.evaluation.evaluate import evaluate, evaluation_mode
+from segcore.evaluation import evaluate as module
+from segcore.evaluation.evaluate import evaluate, evaluation_mode, evenly_spaced
 from segcore.evaluation.inference import predict_labels, views
 from segcore.evaluation.metrics import ConfusionMatrix, Scores
 from segcore.recipe import Evaluate
@@ -115,6 +119,46 @@ def test_the_hook_gets_every_prediction_at_the_size_of_its_image() -> None:
 
     evaluate(small_model(), NoiseImages(4), PROTOCOL, device=CPU, workers=0, limit=3, on_prediction=remember)
     assert calls == [(0, "n0", (20, 25)), (1, "n1", (21, 26)), (2, "n2", (22, 27))]
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "expected"), [(50, 6, [0, 10, 20, 29, 39, 49]), (3, 6, [0, 1, 2]), (9, 1, [0]), (9, 0, [])]
+)
+def test_indices_are_spread_over_the_set(total: int, count: int, expected: list[int]) -> None:
+    assert evenly_spaced(total, count) == expected
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0, [0, 3, 6]), (4, [0, 2, 3])])
+def test_only_the_samples_that_are_shown_travel_from_the_loader(
+    monkeypatch: pytest.MonkeyPatch, limit: int, expected: list[int]
+) -> None:
+    travelled: list[int] = []
+
+    def watched(*arguments: object) -> Iterator[Any]:
+        for image in prepared(*arguments):
+            travelled.extend([image.index] if image.sample is not None else [])
+            yield image
+
+    prepared: Any = module._prepared
+    monkeypatch.setattr(module, "_prepared", watched)
+    shown: list[int] = []
+    evaluate(
+        small_model(),
+        NoiseImages(7),
+        PROTOCOL,
+        device=CPU,
+        workers=0,
+        limit=limit,
+        on_prediction=lambda index, sample, prediction: shown.append(index),
+        shown=3,
+    )
+    assert shown == travelled == expected
+
+
+def test_flip_pairs_of_absent_classes_are_one_sentence() -> None:
+    protocol = replace(PROTOCOL, flip_pairs=((1, 3),))
+    with pytest.raises(InputError, match=r"^--evaluate\.flip-pairs names class 3; there are 0 to 2$"):
+        evaluate(small_model(), NoiseImages(1), protocol, device=CPU, workers=0)
 
 
 def test_evaluation_restores_the_mode_of_every_part() -> None:

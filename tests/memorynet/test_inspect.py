@@ -19,7 +19,8 @@ from segcore.data.base import load_classes
 from segcore.errors import InputError
 from segcore.pages.page import Chart, Note, Row, Table
 from segcore.pages.render import render
-from segcore.weights.files import CheckpointMeta, read_checkpoint, save_weights
+from segcore.weights.files import read_checkpoint, save_weights
+from segcore.weights.header import CheckpointMeta
 
 NAMES = ["road", "sidewalk", "sky", "train"]
 

@@ -1,11 +1,13 @@
-"""Reading of parity cases: JSON files that hold what a published implementation computed.
+"""Reading of parity cases: JSON files that hold what a published implementation computed, and what is made of them.
 
 `fill.py` and `inputs.py` beside this file regenerate every weight and input from its name. A paper's adapter
-(`tests/parity/<paper>/adapter.py`) turns a case into comparisons; `test_parity.py` runs them.
+(`tests/parity/<paper>/adapter.py`) turns a case into comparisons; `first_problem` runs them.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from tests.parity.fill import fill, sample
+from tests.parity.recorder import RecordedMapping
 
 DEFAULT_DIRECTORY = Path(__file__).parent / "cases"
 
@@ -28,11 +31,16 @@ class ParityCase:
 
     Attributes:
         path: the JSON file; companion files lie relative to its folder.
-        data: its content.
+        data: its content, which remembers what an adapter looked at.
     """
 
     path: Path
-    data: Mapping[str, Any]
+    data: RecordedMapping
+
+    @classmethod
+    def create(cls, path: Path, content: Mapping[str, Any]) -> ParityCase:
+        """Return the case with this content; its path need not exist where nothing lies beside it."""
+        return cls(path, RecordedMapping(content))
 
     @property
     def name(self) -> str:
@@ -42,16 +50,26 @@ class ParityCase:
     def paper(self) -> str:
         return self.data["paper"]
 
+    def published_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every published tensor."""
+        shapes = self.data["state_dict"]
+        return {name: tuple(shapes[name]) for name in shapes}
+
     def published_state(self) -> dict[str, Tensor]:
         """Return the filled tensors by their published names, without the names in `kept`."""
-        kept = set(self.data.get("kept", ()))
-        scale = self.data.get("scale") or {}
-        state = {}
-        for name, shape in self.data["state_dict"].items():
+        return self.fill(self.published_shapes())
+
+    def fill(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Return tensors filled by their names and scaled as the case says, without the names in `kept`."""
+        kept, scale = set(self.data.get("kept", ())), self.data.get("scale") or {}
+        if kept - shapes.keys():
+            raise ValueError(f"{self.name}: kept names that are no tensors: {sorted(kept - shapes.keys())}")
+        state: dict[str, Tensor] = {}
+        for name in shapes:
             if name not in kept:
-                factor = next((f for suffix, f in scale.items() if name.endswith(suffix)), None)
-                values = fill(name, tuple(shape))
-                state[name] = torch.from_numpy(np.asarray(values if factor is None else values * np.float32(factor)))
+                factors = [np.float32(scale[suffix]) for suffix in scale if name.endswith(suffix)]
+                values = fill(name, shapes[name])
+                state[name] = torch.from_numpy(np.asarray(values * factors[0] if factors else values))
         return state
 
 
@@ -75,7 +93,7 @@ class Comparison:
     def difference(self) -> str | None:
         """Return None where the two agree, else one sentence that says how far they are apart."""
         ours = self.ours.detach().cpu().numpy() if isinstance(self.ours, Tensor) else np.asarray(self.ours)
-        if isinstance(self.published, dict) and "values" in self.published:
+        if isinstance(self.published, Mapping) and "values" in self.published:
             want = self.published
             if list(ours.shape) != list(want["shape"]):
                 return f"shape {list(ours.shape)}, published {list(want['shape'])}"
@@ -111,8 +129,26 @@ def find_files(pattern: str) -> Iterator[Path]:
 
 
 def find_cases() -> Iterator[ParityCase]:
-    """Yield every case among the JSON files of `find_files`."""
+    """Yield every JSON file of `find_files`; one that names no case or no paper is a case of no paper, and fails."""
     for path in find_files("*.json"):
-        data = json.loads(path.read_text())
-        if isinstance(data, dict) and "case" in data and "paper" in data:
-            yield ParityCase(path, data)
+        content = json.loads(path.read_text())
+        is_case = isinstance(content, dict) and {"case", "paper"} <= content.keys()
+        yield ParityCase.create(path, content if is_case else {"case": path.stem, "paper": "(none)"})
+
+
+def first_problem(case: ParityCase) -> str | None:
+    """Return the first value of a case that differs or that its adapter did not look at; None where all is well."""
+    where = f"{case.name} of {case.paper} ({case.path.name})"
+    if importlib.util.find_spec(f"tests.parity.{case.paper}") is None:
+        return f"{where}: no package of this repository implements that paper"
+    adapter = importlib.import_module(f"tests.parity.{case.paper}.adapter")
+    compared = 0
+    for comparison in adapter.compare(case):
+        compared += 1
+        difference = comparison.difference()
+        if difference is not None:
+            return f"{where}: {comparison.name} is the first to differ: {difference}"
+    unread = list(case.data.unread())
+    if unread:
+        return f"{where}: the adapter did not look at {', '.join(unread[:5])} ({len(unread)} values in all)"
+    return None if compared else f"{where}: the adapter compared nothing"

@@ -12,10 +12,10 @@ import pytest
 
 from segcore.errors import InputError
 from segcore.paper import load_paper
-from segcore.recipe import Augment, Model
+from segcore.recipe import Augment, Data, Model
 from segcore.recipe.file import read_recipe, read_recipe_file, recipe_document, recipe_from_plain
 from segcore.recipe.plain import from_json, from_plain, to_plain
-from segcore.weights.files import CheckpointMeta
+from segcore.weights.header import CheckpointMeta
 from tests.recipe.test_recipe import PAPER, RECIPE
 
 STORED = Path(__file__).parent / "stored"
@@ -219,3 +219,9 @@ def test_a_header_of_wrong_types_is_refused(change: dict[str, Any], sentence: st
     assert from_json(CheckpointMeta, json.dumps(header), "x").classes == ["road"]
     with pytest.raises(InputError, match=sentence):
         from_json(CheckpointMeta, json.dumps({**header, **change}), "x")
+
+
+def test_what_was_read_is_written_whole() -> None:
+    complete = to_plain(RECIPE.data)
+    short = {name: value for name, value in complete.items() if name == "dataset"}
+    assert set(to_plain(from_plain(Data, short))) == set(complete)

@@ -62,6 +62,10 @@ def test_a_number_out_of_range_is_refused_by_the_name_of_its_option(part: str, n
         (lambda: Schedule(iterations=0), "--schedule.iterations must be at least 1, got 0"),
         (lambda: Schedule(iterations=1, warmup_ratio=-4), "--schedule.warmup-ratio must be in [0, 1], got -4"),
         (lambda: Schedule(iterations=1, kind="step"), "--schedule.kind step needs --schedule.step"),
+        (
+            lambda: Schedule(iterations=1, warmup_kind="exp", warmup_ratio=0),
+            "--schedule.warmup-kind exp multiplies: it needs a --schedule.warmup-ratio above 0",
+        ),
         (lambda: Augment(ratio=(2.0, 0.5)), "--augment.ratio must be two numbers low <= high, got (2.0, 0.5)"),
         (lambda: Augment(flip_pairs=((1, -2),)), "--augment.flip-pairs must not be negative, got ((1, -2),)"),
         (lambda: Evaluate(aug_ratios=(0.0,)), "--evaluate.aug-ratios must be positive, got (0.0,)"),

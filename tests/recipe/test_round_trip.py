@@ -52,9 +52,9 @@ def changed_recipes(draw: st.DrawFn, paper: str) -> Recipe:
         names = draw(st.lists(st.sampled_from([f.name for f in fields(part)]), max_size=3, unique=True))
         try:
             part = replace(part, **{name: draw(values(hints[name], allowed.get(name))) for name in names})
+            recipe = replace(recipe, **{section: part})
         except InputError:  # each fits, but not to the others
             reject()
-        recipe = replace(recipe, **{section: part})
     return recipe
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -187,3 +188,29 @@ def test_a_terminal_gets_a_progress_bar_with_the_lines_above_it(
     assert "iteration 40/100" in shown
     assert "━" in shown  # the bar
     assert "1/100" in shown
+
+
+@pytest.mark.parametrize("name", ["log.txt", "log.jsonl"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_logs_follow_no_planted_link_and_wait_for_no_reader(tmp_path: Path, name: str, kind: str) -> None:
+    """Issue 18, point 5."""
+    victim, folder = tmp_path / "victim", tmp_path / "run"
+    folder.mkdir()
+    if kind == "link":
+        (folder / name).symlink_to(victim)
+    else:
+        os.mkfifo(folder / name)
+    with pytest.raises(InputError, match=rf"cannot write .*{name}: .*; remove it"):
+        _run(folder, [1])
+    assert not victim.exists()
+
+
+def test_a_log_of_numbers_that_is_a_link_is_replaced_by_a_file(tmp_path: Path) -> None:
+    """It is written anew at every start, without what an interrupted run wrote beyond its state."""
+    victim, folder = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("")
+    folder.mkdir()
+    (folder / "log.jsonl").symlink_to(victim)
+    _run(folder, [1])
+    assert victim.read_text() == ""
+    assert len(_lines(folder)) == 1

@@ -15,10 +15,12 @@ from torch import Tensor
 from segcore import distributed
 from segcore.commands.test import TestOptions
 from segcore.commands.test import test as run_test
+from segcore.data.toy.dataset import ToyScenes
 from segcore.errors import InputError
 from segcore.recipe import Recipe
 from segcore.recipe.file import read_recipe
 from segcore.segmentor import Target
+from segcore.training.log import RunLogger
 from segcore.training.loop import train
 from segcore.training.trainer import Trainer, total_iterations
 from segcore.weights.files import read_checkpoint
@@ -123,6 +125,30 @@ def test_a_run_leaves_recipe_weights_states_and_logs(tmp_path: Path) -> None:
     assert meta.scores["mIoU"] == pytest.approx(result.scores.miou, abs=1e-4)
 
 
+@pytest.mark.parametrize(("eval_images", "expected"), [(0, [0, 2, 4, 6]), (5, [0, 1, 3, 4])])
+def test_four_overlays_are_logged_spread_over_the_images_that_are_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eval_images: int, expected: list[int]
+) -> None:
+    logged: list[tuple[int, str]] = []
+    monkeypatch.setattr(RunLogger, "image", lambda self, name, picture, iteration: logged.append((iteration, name)))
+    settings = recipe(tmp_path, run={"eval_interval": 1, "eval_images": eval_images})
+    settings = replace(settings, data=replace(settings.data, num_images=(4, 7)))
+    train(PAPER, "toy", settings)
+    first = [name for iteration, name in logged if iteration == 1]
+    names = [ToyScenes("val", 7, settings.data.image_size)[i].name for i in expected]
+    assert first == [f"val/{name}" for name in names]
+
+
+@pytest.mark.parametrize("part", ["augment", "evaluate"])
+def test_flip_pairs_of_absent_classes_are_refused_before_training(
+    tmp_path: Path, world: distributed.World, part: str
+) -> None:
+    settings = recipe(tmp_path)
+    changed = replace(getattr(settings, part), flip_pairs=((14, 15),))
+    with pytest.raises(InputError, match=rf"^--{part}\.flip-pairs names class 14; there are 0 to 7$"):
+        Trainer(PAPER, "toy", replace(settings, **{part: changed}), world)
+
+
 def test_old_states_are_removed_but_for_the_last_ones(tmp_path: Path) -> None:
     settings = recipe(tmp_path, run={"keep": 2})
     train(PAPER, "toy", replace(settings, schedule=replace(settings.schedule, iterations=4)))
@@ -158,7 +184,7 @@ def test_every_metric_that_is_asked_for_is_printed_with_miou_last(
     last = capsys.readouterr().out.splitlines()[-3:]
     assert [line.split()[0] for line in last] == ["mDice", "mFscore", "mIoU"]
     assert float(last[2].split()[1]) == pytest.approx(100 * scores.miou, abs=0.005)
-    (file,) = tmp_path.glob("eval_single_scale_*.json")
+    (file,) = tmp_path.glob("last.val.single-scale.*.json")
     assert np.isclose(json.loads(file.read_text())["metric"]["mDice"], scores.mdice, atol=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -111,6 +112,25 @@ def test_warmup_starts_at_its_ratio_of_the_decayed_rate_and_ends_without_a_jump(
         (1 - 0.5 * (1 - 1e-3)) * learning_rate(plain, 1000, 0.1, 1.0, 50)
     )
     assert learning_rate(POLY, 1000, 0.1, 1.0, 100) == learning_rate(plain, 1000, 0.1, 1.0, 100)
+
+
+def test_a_constant_warmup_jumps_and_an_exponential_one_rises_by_equal_factors() -> None:
+    plain = [learning_rate(replace(POLY, warmup=0), 1000, 0.1, 1.0, i) for i in range(102)]
+    for family, last in (("M", 99), ("S", 100)):  # family S counts one step more
+        constant = replace(POLY, warmup_kind="constant", family=family)
+        factors = [learning_rate(constant, 1000, 0.1, 1.0, i) / plain[i] for i in range(102)]
+        assert factors == pytest.approx([1e-3] * (last + 1) + [1.0] * (101 - last))
+        exponential = replace(POLY, warmup_kind="exp", family=family)
+        factors = [learning_rate(exponential, 1000, 0.1, 1.0, i) / plain[i] for i in range(102)]
+        assert [b / a for a, b in pairwise(factors[:101])] == pytest.approx([1e3**0.01] * 100)
+        assert factors[0] == pytest.approx(1e-3)
+        assert factors[100:] == [1.0, 1.0]
+
+
+def test_no_warmup_changes_no_first_step() -> None:
+    for family in ("M", "S"):
+        schedule = replace(POLY, warmup=0, warmup_kind="constant", family=family)
+        assert learning_rate(schedule, 1000, 0.1, 1.0, 0) == 0.1
 
 
 def test_step_decays_at_its_multiples() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from segcore.recipe.file import read_recipe
 from segcore.training import loop as engine
 from segcore.training.loop import train
 from segcore.training.signals import SAME_SIGNAL, StopSignal
-from segcore.weights.states import latest_state, load_state, state_path
+from segcore.training.trainer import Trainer
+from segcore.weights.states import load_state, save_state, state_files, state_path
 from tests.tiny_paper import PAPER
 from tests.training.test_loop import recipe
 
@@ -72,7 +74,7 @@ def test_an_earlier_state_is_not_continued_beside_later_ones(tmp_path: Path) -> 
     train(PAPER, "toy", settings)
     with pytest.raises(InputError, match=r"holds the later state state-00000004\.pt"):
         train(PAPER, "toy", steps(settings, 4, resume_from=str(state_path(tmp_path, 2))))
-    assert latest_state(tmp_path) == state_path(tmp_path, 4)
+    assert max(state_files(tmp_path)) == 4
     elsewhere = steps(settings, 4, resume_from=str(state_path(tmp_path, 2)), work_dir=str(tmp_path / "branch"))
     assert train(PAPER, "toy", elsewhere).iteration == 4
 
@@ -129,16 +131,16 @@ def test_a_resumed_run_keeps_data_seed_and_precision(
 def test_a_weight_that_is_no_number_is_neither_saved_nor_tested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = engine.Trainer.step
+    step = Trainer.step
 
-    def spoil(self: engine.Trainer, parts: list[Any]) -> dict[str, torch.Tensor]:
+    def spoil(self: Trainer, parts: list[Any]) -> dict[str, torch.Tensor]:
         terms = step(self, parts)
         if self.iteration == 1:
             with torch.no_grad():
                 next(self.model.parameters()).fill_(float("nan"))
         return terms
 
-    monkeypatch.setattr(engine.Trainer, "step", spoil)
+    monkeypatch.setattr(Trainer, "step", spoil)
     with pytest.raises(InputError, match=r"not finite after iteration 2; the last good state is .*00000001"):
         train(PAPER, "toy", recipe(tmp_path))
     assert [path.name for path in tmp_path.glob("state-*")] == ["state-00000001.pt"]
@@ -175,4 +177,103 @@ def test_a_terminated_process_group_saves_its_state(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGTERM)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, printed
-    assert latest_state(tmp_path) is not None
+    assert state_files(tmp_path)
+
+
+def _flip(path: Path, place: float) -> None:
+    """Change one bit, `place` of the way through a file."""
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 4
+    path.write_bytes(data)
+
+
+def test_resuming_from_a_damaged_state_is_refused(tmp_path: Path) -> None:
+    """Issue 18, point 1: with one changed bit it went on, and 188 of 220 tensors ended different."""
+    settings = steps(recipe(tmp_path), 4)
+    train(PAPER, "toy", settings)
+    damaged = state_path(tmp_path, 4)
+    _flip(damaged, 0.5)
+    with pytest.raises(InputError, match=r"state-00000004\.pt is truncated or damaged"):
+        train(PAPER, "toy", steps(settings, 4, resume_from=str(damaged)))
+
+
+def test_a_damaged_state_does_not_lead_to_another_one_than_was_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = steps(recipe(tmp_path), 4)
+    train(PAPER, "toy", settings)
+    _flip(state_path(tmp_path, 4), 0.5)
+    with pytest.raises(InputError, match=r"holds the later state state-00000004\.pt"):
+        train(PAPER, "toy", steps(settings, 4, resume_from=str(state_path(tmp_path, 2))))
+    assert "passing over" not in caplog.text
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before_and_ends_bit_equal(
+    tmp_path: Path, keep: int
+) -> None:
+    settings = steps(recipe(tmp_path / "whole"), 6)
+    train(PAPER, "toy", settings)
+    part = steps(recipe(tmp_path / "part"), 6)
+    train(PAPER, "toy", part)
+    for number in (1, 4, 5, 6):
+        state_path(tmp_path / "part", number).unlink()
+    _flip(state_path(tmp_path / "part", 3), 0.6)
+    shutil.copy(state_path(tmp_path / "part", 3), state_path(tmp_path / "part", 9))  # newer than any that is written
+    result = train(PAPER, "toy", steps(part, 6, resume=True, keep=keep))
+    assert result.iteration == 6
+    kept = [number for number in state_files(tmp_path / "part") if number != 9]
+    assert kept == list(range(7 - keep, 7))  # issue 18, point 2: each good new one was deleted
+    states = [load_state(state_path(tmp_path / name, 6))["model"] for name in ("whole", "part")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_run_whose_every_state_is_damaged_is_refused_and_loses_nothing(tmp_path: Path) -> None:
+    """Issue 18, point 2: it started anew at iteration 0 and overwrote best.safetensors."""
+    settings = steps(recipe(tmp_path), 2)
+    train(PAPER, "toy", settings)
+    for path in state_files(tmp_path).values():
+        _flip(path, 0.5)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match=r"is damaged \(state-00000001\.pt, state-00000002\.pt\); .*--load-from"):
+        train(PAPER, "toy", steps(settings, 2, resume=True))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("missing", ["model", "optimizer", "scaler", "iteration", "recipe"])
+def test_a_state_without_an_entry_is_one_sentence(tmp_path: Path, missing: str) -> None:
+    settings = recipe(tmp_path)
+    train(PAPER, "toy", settings)
+    state = load_state(state_path(tmp_path, 2))
+    del state[missing]
+    save_state(state_path(tmp_path, 2), state)
+    with pytest.raises(InputError, match=rf"state-00000002\.pt is a state of another network or version: '{missing}'"):
+        train(PAPER, "toy", steps(settings, 2, resume=True))
+
+
+def test_the_last_good_state_holds_no_exploded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue 18, point 8: weights may be finite and give no finite loss, or a huge one."""
+    step = Trainer.step
+
+    def explode(self: Trainer, parts: list[Any]) -> dict[str, torch.Tensor]:
+        terms = step(self, parts)
+        if self.iteration >= 2:
+            with torch.no_grad():
+                self.model.get_parameter("classifier.weight").mul_(1e6 if self.iteration == 2 else 1e36)
+        return terms
+
+    monkeypatch.setattr(Trainer, "step", explode)
+    with pytest.raises(InputError, match=r"after iteration 4; the last good state is .*state-00000002\.pt \("):
+        train(PAPER, "toy", steps(recipe(tmp_path), 6))
+    assert max(state_files(tmp_path)) == 3  # its weights are finite
+
+
+def test_a_state_made_before_an_option_existed_is_resumed(tmp_path: Path) -> None:
+    settings = recipe(tmp_path)
+    train(PAPER, "toy", settings)
+    path = state_path(tmp_path, 2)
+    state = load_state(path)
+    for section, option in (("data", "mask_values"), ("schedule", "warmup_kind")):
+        del state["recipe"][section][option]
+    save_state(path, state)
+    assert train(PAPER, "toy", replace(settings, run=replace(settings.run, resume=True))).iteration == 2

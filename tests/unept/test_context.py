@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from segcore.layers.deform_attn.points import reference_grid
+from segcore.layers.deform_attn.points import reference_grid, reference_points
 from tests.unept.networks import random_image, small_options
 from unept.context import (
     Pyramid,
     PyramidAttention,
     QuerySelfAttention,
     level_positions,
-    reference_points,
     sine_positions,
 )
 

@@ -166,6 +166,19 @@ def test_a_backbone_with_too_few_levels_is_refused(monkeypatch: pytest.MonkeyPat
         UNEPT(small_options(), num_classes=3)
 
 
+@pytest.mark.parametrize("levels", [1, 2, 4])
+def test_the_pyramid_has_as_many_levels_as_the_options_say(levels: int) -> None:
+    model = small_network(levels=levels)
+    assert len(model.head.levels) == len(model.head.context.level_embedding) == levels
+    assert {m.deform.levels for m in model.modules() if isinstance(m, PyramidAttention)} == {levels}
+    channels = [projection.in_channels for projection in model.head.levels]  # pyright: ignore[reportAttributeAccessIssue]
+    assert channels == list(model.backbone.channels[-levels:])  # pyright: ignore[reportIndexIssue]
+    image = random_image(2, 3, 64, 64)
+    assert model(image).shape == (2, 7, 8, 8)
+    model.train().losses(image, random_target(2, 64, 64, 7), STEP)["decode.loss_ce"].backward()
+    assert all(projection.weight.grad.abs().sum() > 0 for projection in model.head.levels)  # pyright: ignore
+
+
 def test_a_window_of_parts_of_patches_is_refused() -> None:
     options = small_options(backbone="deit_base_distilled_patch16_384", window=72)
     with torch.device("meta"), pytest.raises(InputError, match=r"--model\.window 72: deit_base.* needs 80 pixels"):

@@ -36,7 +36,9 @@ def test_names_and_shapes_are_the_published_ones(options: UNEPTModel) -> None:
     assert ours == published
 
 
-@pytest.mark.parametrize("options", [UNEPT_R50, UNEPT_DEIT], ids=["r50", "deit"])
+@pytest.mark.parametrize(
+    "options", [UNEPT_R50, UNEPT_DEIT, replace(UNEPT_R50, levels=2)], ids=["r50", "deit", "two levels"]
+)
 def test_options_are_found_from_the_shapes(options: UNEPTModel) -> None:
     wanted = replace(options, pretrained=False, window=160, points=4, encoder_layers=1, decoder_layers=3)
     with torch.device("meta"):

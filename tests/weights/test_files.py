@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,13 @@ from segcore import files
 from segcore.errors import InputError
 from segcore.files import atomic_write
 from segcore.weights.files import (
-    CheckpointMeta,
     LoadedCheckpoint,
     load_into,
     read_checkpoint,
     run_versions,
     save_weights,
 )
+from segcore.weights.header import CheckpointMeta
 from segcore.weights.names import NameMap
 from segcore.weights.states import save_state, state_path
 from segcore.weights.torch_files import read_published, read_torch_file
@@ -124,6 +126,28 @@ def test_a_full_disk_leaves_the_previous_state_whole(
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_unfinished_files_follow_no_planted_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue 18, point 5: `.NAME.PID.tmp` could be foreseen, and a link of that name was written through."""
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (f".w.safetensors.{os.getpid()}.tmp", f".w.safetensors.{os.getpid()}.00.tmp"):
+        (folder / name).symlink_to(victim)
+    save_weights(folder / "w.safetensors", _model().state_dict(), META)
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "00")  # even one that was foreseen
+    with pytest.raises(InputError, match=r"cannot save .*w\.safetensors: File exists"):
+        save_weights(folder / "w.safetensors", _model(seed=1).state_dict(), META)
+    assert victim.read_text() == "kept"
+    read_checkpoint(folder / "w.safetensors")
+
+
+def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path: Path) -> None:
+    path = tmp_path / ("w" * 243 + ".safetensors")
+    save_weights(path, _model().state_dict(), META)
+    assert read_checkpoint(path).meta == META
+
+
 def test_an_error_of_ours_while_writing_is_not_called_a_full_disk(tmp_path: Path) -> None:
     def write() -> None:
         with atomic_write(tmp_path / "x"):
@@ -210,6 +234,68 @@ def test_every_truncation_of_our_weights_is_one_sentence(tmp_path: Path) -> None
         path.write_bytes(whole[:length])
         with pytest.raises(InputError, match=r"w\.safetensors is truncated"):
             read_checkpoint(path)
+
+
+def test_one_changed_bit_anywhere_in_our_weights_is_one_sentence(tmp_path: Path) -> None:
+    """Issue 18, point 3: 39 of 80 damaged files loaded silently."""
+    path = tmp_path / "w.safetensors"
+    save_weights(path, _model().state_dict(), META)
+    whole = path.read_bytes()
+    names = range(whole.index(b'"sha256"'), whole.index(b'"sha256"') + 10)
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        path.write_bytes(data)
+        if place in names and b'"sha256":"' not in data:  # the mark itself: what it marks is whole
+            continue
+        with pytest.raises(InputError, match=r"w\.safetensors is truncated"):
+            read_checkpoint(path)
+
+
+def test_other_programs_read_our_weights_as_before(tmp_path: Path) -> None:
+    model = _model()
+    save_weights(tmp_path / "w.safetensors", model.state_dict(), META)
+    tensors = safetensors.torch.load_file(tmp_path / "w.safetensors")
+    assert tensors.keys() == model.state_dict().keys()
+    assert torch.equal(tensors["stem.weight"], model.stem.weight)
+
+
+def test_weights_without_a_checksum_load_and_say_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file(_model().state_dict(), path, {"segcore": json.dumps(asdict(META))})
+    for _ in range(2):
+        assert read_checkpoint(path).meta == META
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} carries no checksum (an older version wrote it): a changed value would not be noticed"
+    ]
+
+
+def test_a_text_in_the_header_is_not_taken_for_the_checksum(tmp_path: Path) -> None:
+    text = '","sha256":"' + "1" * 64 + '"'
+    save_weights(tmp_path / "w.safetensors", _model().state_dict(), replace(META, recipe_name=text, classes=[text]))
+    meta = read_checkpoint(tmp_path / "w.safetensors").meta
+    assert meta is not None
+    assert meta.recipe_name == text
+
+
+def test_a_published_file_that_was_written_without_sums_loads(tmp_path: Path) -> None:
+    computes = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"state_dict": {"weight": torch.ones(3)}}, tmp_path / "p.pth")
+    finally:
+        torch.serialization.set_crc32_options(computes)
+    assert read_checkpoint(tmp_path / "p.pth").tensors["weight"].tolist() == [1, 1, 1]
+
+
+def test_a_changed_record_of_a_published_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "p.pth"
+    torch.save({"state_dict": {"weight": torch.zeros(1000)}}, path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"p\.pth is damaged: its record p/data/0 has changed"):
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", ["page.pth", "page.safetensors"])

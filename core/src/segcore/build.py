@@ -16,7 +16,8 @@ from segcore.recipe import Model, Recipe, Run
 from segcore.recipe.file import recipe_from_plain
 from segcore.recipe.plain import from_plain, to_plain
 from segcore.segmentor import Segmentor
-from segcore.weights.files import CheckpointMeta, LoadedCheckpoint, load_into, read_checkpoint
+from segcore.weights.files import LoadedCheckpoint, load_into, read_checkpoint
+from segcore.weights.header import CheckpointMeta
 
 _STARTING = ("pretrained", "weights", "backbone_norm")
 _RATES = ("dropout", "drop_path")
@@ -108,8 +109,12 @@ def build_from_checkpoint(path: str | Path, *, unsafe: bool = False) -> BuiltMod
     Raises:
         InputError: if the file is a published one, which says too little about itself, or its paper is not installed.
     """
-    loaded = read_checkpoint(path, unsafe=unsafe)
-    meta = loaded.meta
+    return build_from_loaded(read_checkpoint(path, unsafe=unsafe))
+
+
+def build_from_loaded(loaded: LoadedCheckpoint) -> BuiltModel:
+    """Do what `build_from_checkpoint` does with a checkpoint that was read already."""
+    path, meta = loaded.path, loaded.meta
     if meta is None:
         raise InputError(
             f"{path} is a published file, which does not say its recipe; turn it into ours first with "
@@ -119,6 +124,7 @@ def build_from_checkpoint(path: str | Path, *, unsafe: bool = False) -> BuiltMod
     recipe = recipe_from_plain(paper, meta.recipe, str(path))
     model = _build_empty(paper, recipe, recipe.model, len(meta.classes))
     load_into(model, loaded, paper.name_map(model))
+    model.origin = paper.origin(meta)
     return BuiltModel(model, meta, recipe)
 
 

@@ -15,9 +15,12 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segcore.errors import InputError
+from segcore.errors import InputError, check
 
 T = TypeVar("T")
+_BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}
+"""How several processes on a kind of device talk; Apple's GPU (mps) takes one process."""
+_KINDS = (*_BACKENDS, "mps")
 log = logging.getLogger(__name__)
 
 
@@ -59,44 +62,74 @@ _current: World | None = None
 def init(device: str = "auto") -> World:
     """Start this process's part of the run; without a launcher, of a run of one process.
 
-    Processes on a CPU talk through gloo, those on GPUs through nccl.
+    Processes on a CPU talk through gloo, those on GPUs through nccl (xccl on Intel's).
 
     Args:
-        device: cpu, cuda, or auto (cuda if there is one).
+        device: cpu, cuda, mps, xpu, or auto (cuda if there is one, else cpu).
 
     Raises:
         InputError: if there is no such device, fewer GPUs than processes, or the launcher's variables are incomplete.
     """
     global _current
     place = read_placement(os.environ)
-    chosen = _choose_device(device, place.local_rank)
+    chosen = _own_device(device, place.local_rank)
+    check(place.size == 1 or chosen.type in _BACKENDS, f"--run.device {chosen.type} takes one process; start one")
     if place.size > 1 and not dist.is_initialized():
         if place.address:
             os.environ.setdefault("MASTER_ADDR", place.address)
             os.environ.setdefault("MASTER_PORT", str(place.port))
-        is_gpu = chosen.type == "cuda"
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if is_gpu else "gloo",
+            _BACKENDS[chosen.type],
             rank=place.rank,
             world_size=place.size,
-            device_id=chosen if is_gpu else None,
+            device_id=None if chosen.type == "cpu" else chosen,
         )
     _current = World(place.rank, place.size, place.local_rank, chosen)
     return _current
 
 
-def _choose_device(device: str, local_rank: int) -> torch.device:
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--run.device must be cpu, cuda or auto, got {device!r}")
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+def _own_device(device: str, local_rank: int) -> torch.device:
+    """Return the device of a process of ours; a GPU becomes the one that the process uses."""
+    kind = _kind(device)
+    if kind == "cpu":
         return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if count == 0:
-        raise InputError("--run.device cuda: this machine has no GPU that torch can use; give --run.device cpu")
+    count = torch.accelerator.device_count()
     if local_rank >= count:
         raise InputError(f"process {local_rank} of this machine has no GPU of its own: there are {count}; start fewer")
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    torch.accelerator.set_device_index(local_rank)
+    return torch.device(kind, local_rank)
+
+
+def _kind(device: str) -> str:
+    """Return the kind of a device by its name.
+
+    "auto" takes GPUs that speak CUDA (NVIDIA, and AMD by ROCm), for which there are kernels; others it only mentions.
+    """
+    check(device in ("auto", *_KINDS), f"--run.device must be {', '.join(_KINDS)} or auto, got {device!r}")
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    found = "cpu" if accelerator is None else accelerator.type
+    if device == "auto":
+        if found in ("mps", "xpu"):
+            log.warning("--run.device auto takes the CPU; this machine also has %s, untested: name it to use it", found)
+        return "cuda" if found == "cuda" else "cpu"
+    check(
+        device in ("cpu", found),
+        f"--run.device {device}: this machine has no GPU of this kind that torch can use; give --run.device cpu",
+    )
+    return device
+
+
+def current_device(device: str) -> torch.device:
+    """Return the device of a name; of GPUs it is the one that this process uses already.
+
+    Args:
+        device: cpu, cuda, mps, xpu, or auto (cuda if there is one, else cpu).
+
+    Raises:
+        InputError: if there is no such device.
+    """
+    kind = _kind(device)
+    return torch.device("cpu") if kind == "cpu" else torch.device(kind, torch.accelerator.current_device_index())
 
 
 def read_placement(variables: Mapping[str, str]) -> Placement:
@@ -187,7 +220,7 @@ def barrier() -> None:
     """Wait until every process is here."""
     if dist.is_initialized():
         device = world().device
-        dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
+        dist.barrier(device_ids=None if device.type == "cpu" else [device.index])
 
 
 def synchronize_norms(model: nn.Module) -> nn.Module:
@@ -202,7 +235,7 @@ def synchronize_norms(model: nn.Module) -> nn.Module:
     place = world()
     if place.size == 1:
         return model
-    if place.device.type != "cuda":
+    if place.device.type == "cpu":
         if place.is_main:
             log.warning(
                 "torch synchronizes batch norms on GPUs only: each of the %d CPU processes keeps its own", place.size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -89,15 +90,17 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a file to write that replaces `path` only when it is complete and on the disk.
 
     It is written under another name in the same folder, flushed to the disk and renamed. Whatever goes wrong, the
-    previous file stays whole and the unfinished one is removed.
+    previous file stays whole and the unfinished one is removed. That name cannot be guessed and must be free, so that
+    nobody else's file or link is written to.
 
     Raises:
         InputError: if the folder or disk refuses, for example because it is full.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # a name may be as long as the file system allows: only its start is taken
+    unfinished = path.with_name(f".{path.name[:50]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "wb") as file:
+        with open(unfinished, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -117,8 +120,28 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             unfinished.unlink()
 
 
+def open_to_append(path: Path) -> IO[str]:
+    """Open a text file to add lines to, each written at once; made where it does not exist.
+
+    Raises:
+        InputError: if the folder or disk refuses, or a link or something else that is no file stands there.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        # neither follow a link nor wait for the reader of a pipe
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+    try:
+        return open(path, "a", buffering=1, encoding="utf-8", opener=opener)
+    except OSError as error:
+        reason = "it is a link" if path.is_symlink() else error.strerror or error
+        raise InputError(f"cannot write {path}: {reason}; remove it or choose another folder") from error
+
+
 def _flush_folder(folder: Path) -> None:
-    """Put a rename on the disk, so that a power cut cannot undo it."""
+    """Put a rename on the disk, so that a power cut cannot undo it; Windows opens no folders."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

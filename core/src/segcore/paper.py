@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
+from fnmatch import fnmatchcase
 from importlib.metadata import entry_points
+from importlib.resources import files
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,13 @@ from segcore.errors import InputError
 from segcore.recipe import Model, Recipe
 
 if TYPE_CHECKING:
+    from segcore.hub.origin import Origin
     from segcore.images.target_maps import MapSource
     from segcore.pages.page import Section
     from segcore.segmentor import Segmentor
     from segcore.weights.files import LoadedCheckpoint
-    from segcore.weights.names import NameMap
+    from segcore.weights.header import CheckpointMeta
+    from segcore.weights.names import NameMap, Shapes
 
 GROUP = "segcore.papers"
 
@@ -38,16 +41,26 @@ class Paper:
     """(recipe, number of classes) -> network with its initial weights (pretrained where the recipe says so)."""
     name_map: Callable[[Segmentor], NameMap]
     """Published tensor names of a network, for parameter rules and published checkpoints."""
-    infer_model: Callable[[Model, Mapping[str, tuple[int, ...]]], Model]
+    infer_model: Callable[[Model, Shapes], Model]
     """(options, published tensor name -> shape) -> the options of a checkpoint, as far as its shapes tell them."""
     target_maps: Callable[[Recipe], MapSource] | None = None
     """recipe -> source of the maps beside the label that training is supervised with (unept/PAPER 8)."""
     report: Callable[[LoadedCheckpoint], tuple[Section, ...]] | None = None
     """A run's weights -> sections of this paper's own on the run's page (`segcore report`)."""
+    citation: str = ""
+    """BibTeX entry; empty where none is known."""
+    proven: str = ""
+    """How far the network was compared with the published code, in sentences for a model card."""
 
     def map_source(self, recipe: Recipe) -> MapSource | None:
         """Return the source of the recipe's maps, None where labels are all that training needs."""
         return self.target_maps(recipe) if self.target_maps else None
+
+    def origin(self, meta: CheckpointMeta) -> Origin:
+        """Return what a network of this paper is to know of itself."""
+        from segcore.hub.origin import Origin
+
+        return Origin(meta=meta, title=self.title, citation=self.citation, proven=self.proven)
 
 
 @dataclass(frozen=True)
@@ -66,12 +79,13 @@ def paper_of_package(
 ) -> Paper:
     """Return the paper of a package whose files have the usual names.
 
-    `model.py` has `build`; `names.py` has `name_map` and `infer_model`.
+    `model.py` has `build`; `names.py` has `name_map` and `infer_model`; `citation.bib` says how to cite the paper.
 
     Args:
         package: import name, which is the paper's name.
         more: further fields of `Paper`.
     """
+    citation = files(package) / "citation.bib"
     return Paper(
         name=package,
         title=title,
@@ -80,28 +94,25 @@ def paper_of_package(
         build=Later(f"{package}.model:build"),
         name_map=Later(f"{package}.names:name_map"),
         infer_model=Later(f"{package}.names:infer_model"),
+        citation=citation.read_text("utf-8") if citation.is_file() else "",
         **more,
     )
-
-
-def given_by(module: str, names: Collection[str]) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a package that takes these names from a module on first use.
-
-    So importing the package, and every `--help`, loads no torch.
-    """
-
-    def get(name: str) -> Any:
-        if name not in names:
-            raise AttributeError(f"module {module.rpartition('.')[0]!r} has no attribute {name!r}")
-        return getattr(import_module(module), name)
-
-    return get
 
 
 def installed_papers() -> dict[str, Paper]:
     """Return every installed paper by its name, sorted."""
     found = {point.name: point for point in entry_points(group=GROUP)}
     return {name: found[name].load() for name in sorted(found)}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the recipes of the installed papers as names for `create_model`, such as cgrseg-t-ade20k.
+
+    Args:
+        pattern: with * and ?, such as *-ade20k.
+    """
+    names = (f"{paper.name}-{recipe}" for paper in installed_papers().values() for recipe in paper.recipes)
+    return [name for name in names if fnmatchcase(name, pattern)]
 
 
 def load_paper(name: str) -> Paper:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +17,12 @@ from segcore.data.base import ClassTable, load_classes
 from segcore.data.read import read_image
 from segcore.errors import InputError
 from segcore.evaluation.inference import mean_over_views, predict_labels, views
+from segcore.evaluation.score_files import file_hash, read_scores
+from segcore.hub.origin import SUMMARY, Score, conditions
+from segcore.hub.repository import locate
 from segcore.layers.precision import mixed_precision
 from segcore.paper import Paper
-from segcore.recipe import AMP, Evaluate, Recipe
+from segcore.recipe import AMP, MAX_PIXELS, Evaluate, Recipe
 from segcore.weights.files import LoadedCheckpoint, read_checkpoint
 
 ImageInput = str | Path | np.ndarray | Image.Image
@@ -46,6 +49,7 @@ class Predictor:
         classes: names and colors of the class numbers.
         protocol: scales, windows, mirroring.
         amp: precision of the network.
+        max_pixels: image files of more are refused before they are decoded.
     """
 
     model: nn.Module
@@ -53,6 +57,25 @@ class Predictor:
     protocol: Evaluate
     device: torch.device
     amp: AMP = "off"
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        self.protocol.check_classes(len(self.classes.names))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, device: str | torch.device = "auto") -> Predictor:
+        """Load a trained network by where it is.
+
+        Args:
+            name: a weights file of ours; a folder, of `save_pretrained` or a run's work directory; or user/name of the
+                Hugging Face Hub, user/name@revision for a branch, tag or commit (extra `segcore[hub]`). What exists on
+                this machine is meant first. Without a network, the hub's cache is read: HF_HUB_OFFLINE=1.
+            device: see `from_checkpoint`.
+
+        Raises:
+            InputError: if there is nothing of that name, it cannot be had or read, or its paper is not installed.
+        """
+        return cls.from_checkpoint(locate(name), device=device)
 
     @classmethod
     def from_checkpoint(
@@ -62,29 +85,30 @@ class Predictor:
         paper: Paper | None = None,
         recipe: Recipe | None = None,
         unsafe: bool = False,
-        device: str = "auto",
+        device: str | torch.device = "auto",
     ) -> Predictor:
-        """Load a network from a checkpoint.
+        """Load a network from a checkpoint; in a run of several processes, in this process alone.
 
         Args:
             paper, recipe: what it is; needed for published files, taken from the file itself where it is ours.
             unsafe: see `read_checkpoint`.
-            device: cpu, cuda, or auto (cuda if there is one).
+            device: a device, or cpu, cuda, mps, xpu (the one that this process uses), auto (cuda if there is one).
 
         Raises:
             InputError: if the file cannot be read or belongs to another model.
         """
-        place = distributed.init(device).device
+        place = distributed.current_device(device) if isinstance(device, str) else device
         if paper is None or recipe is None:
             built = build_from_checkpoint(path, unsafe=unsafe)
             model, recipe = built.model, built.recipe
             classes = ClassTable(tuple(built.meta.classes), np.asarray(built.meta.palette, np.uint8))
+            model.origin = replace(model.known_origin(), scores=_tests_of(Path(path)))
         else:
             loaded = read_checkpoint(path, unsafe=unsafe)
             classes = _classes_of(loaded, recipe)
             model = load_for_recipe(paper, recipe, len(classes.names), loaded).model
         model = placed(model, recipe.run, place).eval()
-        return cls(model, classes, recipe.evaluate, place, recipe.run.amp)
+        return cls(model, classes, recipe.evaluate, place, recipe.run.amp, recipe.data.max_pixels)
 
     def __call__(self, image: ImageInput, *, with_probabilities: bool = False) -> Prediction:
         """Predict one image of any size.
@@ -96,7 +120,7 @@ class Predictor:
         Raises:
             InputError: if it is not an image.
         """
-        pixels = to_pixels(image)
+        pixels = to_pixels(image, self.max_pixels)
         size, parts = (pixels.shape[0], pixels.shape[1]), views(pixels, self.protocol)
         with mixed_precision(self.device, self.amp):
             if not with_probabilities:
@@ -106,6 +130,19 @@ class Predictor:
             values = values.softmax(dim=0)  # mean logits: the order of the classes stays
         kind = np.uint8 if len(values) <= 255 else np.int16
         return Prediction(values.argmax(dim=0).cpu().numpy().astype(kind), values)
+
+
+def _tests_of(weights: Path) -> tuple[Score, ...]:
+    """Return the scores of the tests of exactly this file, by their age, for its model card."""
+    tests = read_scores(weights)
+    own = file_hash(weights) if tests else ""
+    return tuple(
+        Score(metric, test.metric[metric] or 0.0, f"{conditions(test.data.dataset, test.data.split, test.protocol)}")
+        for _, test in tests
+        if test.sha256 == own
+        for metric in SUMMARY
+        if test.metric.get(metric) is not None
+    )
 
 
 def _classes_of(loaded: LoadedCheckpoint, recipe: Recipe) -> ClassTable:
@@ -122,7 +159,7 @@ def _classes_of(loaded: LoadedCheckpoint, recipe: Recipe) -> ClassTable:
         ) from error
 
 
-def to_pixels(image: ImageInput) -> np.ndarray:
+def to_pixels(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Return an image as (H, W, 3) uint8 BGR.
 
     Raises:
@@ -130,7 +167,7 @@ def to_pixels(image: ImageInput) -> np.ndarray:
             image of mode I or F.
     """
     if isinstance(image, (str, Path)):
-        return read_image(Path(image))
+        return read_image(Path(image), max_pixels=max_pixels)
     if isinstance(image, Image.Image):
         return np.asarray(_as_8_bit(image).convert("RGB"))[..., ::-1]
     if image.dtype != np.uint8:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcore.errors import InputError
+from segcore.hub.origin import About, Origin
+from segcore.hub.repository import upload, write_repository
 from segcore.losses import at_least_float32, pixel_accuracy
 
 
@@ -60,12 +64,20 @@ class Segmentor(nn.Module, ABC):
     """A segmentation network.
 
     Attributes:
+        backbone: image (B, 3, H, W) of a legal size -> list of feature maps, fine to coarse.
+        head: feature maps -> logits.
         num_classes: K.
         classifiers: prefixes of the tensors that depend on K (re-initialized when fine-tuning to other classes).
+        loss_only: prefixes of the tensors that only `losses` uses: auxiliary heads.
+        origin: paper, recipe and classes; None for a network that was put together by hand.
     """
 
+    backbone: nn.Module
+    head: nn.Module
     num_classes: int
     classifiers: tuple[str, ...] = ()
+    loss_only: tuple[str, ...] = ()
+    origin: Origin | None = None
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
@@ -76,6 +88,14 @@ class Segmentor(nn.Module, ABC):
             the backbone, (B, K, H, W)
         """
 
+    def logits(self, image: Tensor) -> Tensor:
+        """Return the class logits at the image's size, enlarged bilinearly (docs/protocol 3.5).
+
+        Shapes:
+            image (B, 3, H, W), normalized RGB of any size -> (B, K, H, W)
+        """
+        return resize(self(image), size_of(image))
+
     def legal_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size (height, width) to which an input is padded for the network, the same where it is legal."""
         return height, width
@@ -83,6 +103,58 @@ class Segmentor(nn.Module, ABC):
     @abstractmethod
     def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
         """Return the scalars of a training step: names containing "loss" are summed, the others only logged."""
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """Name the parameters without a gradient in a loss of one's own on `model(image)`.
+
+        `DistributedDataParallel(model)` reads this name and waits for no gradient of theirs. It looks at the module
+        that it wraps only: our training wraps `TrainStep`, whose forward is `losses`, and there they do train.
+        """
+        return [name for name, _ in self.named_parameters() if name.startswith(self.loss_only)]
+
+    def save_pretrained(self, folder: str | Path, **about: Unpack[About]) -> Path:
+        """Write the folder that `Predictor.from_pretrained` reads: weights, recipe, model card.
+
+        `model.safetensors` says all that is needed; `config.json` is the recipe for people and for `<paper>-train`;
+        `README.md` is the model card. A README.md without the line that marks ours is left as it is. Folders of this
+        machine are left out.
+
+        Args:
+            about: classes (names), license, scores: what the network does not know of itself, see `About`.
+
+        Raises:
+            InputError: if the folder cannot be written, something in `about` is impossible, or the network was put
+                together by hand, so that its recipe is not known.
+        """
+        return write_repository(Path(folder), self, self.known_origin().described(about))
+
+    def push_to_hub(self, repository: str, *, private: bool = False, **about: Unpack[About]) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub, extra `segcore[hub]`; returns the address.
+
+        Args:
+            repository: user/name; made where it does not exist.
+            private: make it private; says nothing about one that exists.
+            about: see `save_pretrained`.
+
+        Raises:
+            InputError: as `save_pretrained`, and if the hub cannot be reached or refuses.
+        """
+        origin = self.known_origin().described(about)
+        return upload(repository, lambda folder: write_repository(folder, self, origin, repository), private=private)
+
+    def known_origin(self) -> Origin:
+        """Return where the network comes from.
+
+        Raises:
+            InputError: if it was put together by hand.
+        """
+        if self.origin is None:
+            raise InputError(
+                "this network was put together by hand, so its recipe is not known; make it with segcore.create_model, "
+                "or load it from a weights file"
+            )
+        return self.origin
 
 
 Size = tuple[int, int]
@@ -113,6 +185,8 @@ class EncoderDecoder(Segmentor):
         loss: (logits, label) -> dict of scalars, see `SegmentationLoss`.
         auxiliary: further heads, supervised with `auxiliary_weight`, used in training only.
     """
+
+    loss_only = ("auxiliary.",)
 
     def __init__(
         self,

@@ -139,3 +139,12 @@ def test_the_form_is_announced_once(monkeypatch: pytest.MonkeyPatch, caplog: pyt
         for _ in range(2):
             match_windows(torch.zeros(1, 2, 3))
     assert caplog.messages == ["window matching: scipy form on cpu"]
+
+
+def test_matching_away_from_the_gpu_is_mentioned_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(op, "_announced", set())
+    for device in ("mps", "mps", "cpu"):
+        op._announce("scipy", device)
+    assert caplog.messages == ["window matching: scipy form on mps"]

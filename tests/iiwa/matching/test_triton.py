@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +17,7 @@ from tests.iiwa.matching.cases import (
     random_similarity,
     smooth_similarity,
 )
+from tests.triton_interpreter import run_interpreted
 
 triton = pytest.importorskip("triton")
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -90,14 +88,7 @@ def test_similarities_that_are_not_finite_still_end_in_distinct_windows(value: f
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="this is the interpreter")
 def test_the_interpreter_passes_the_tests_above() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    words = ["-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not gpu and not slow", __file__]
-    root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [sys.executable, *words], cwd=root, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "38 passed" in done.stdout, done.stdout
+    assert "38 passed" in run_interpreted(__file__)
 
 
 @pytest.mark.slow

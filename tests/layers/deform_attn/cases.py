@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,10 +14,11 @@ from torch import Tensor
 from segcore.layers.deform_attn.op import Backend, deform_attn
 from tests.parity.case_files import DEFAULT_DIRECTORY, Comparison, ParityCase
 from tests.parity.fill import image
+from tests.parity.formulas import uniform
 
 _PATHS = {path.stem: path for path in sorted((DEFAULT_DIRECTORY / "ecfd").glob("msda_*.json"))}
 _PATHS["unept_msda_op"] = DEFAULT_DIRECTORY / "unept" / "msda_op.json"
-CASES = {name: ParityCase(path, json.loads(path.read_text())) for name, path in _PATHS.items() if "module" not in name}
+CASES = {n: ParityCase.create(path, json.loads(path.read_text())) for n, path in _PATHS.items() if "module" not in n}
 Sizes = tuple[tuple[int, int], ...]
 
 
@@ -55,19 +57,22 @@ def case_inputs(case: ParityCase) -> Inputs:
 
 
 def _ecfd(case: ParityCase) -> Inputs:
-    batch, queries, heads, width, points = (case.data["inputs"][key] for key in ("N", "Q", "M", "D", "P"))
-    sizes: Sizes = tuple((height, width) for height, width in case.data["inputs"]["spatial_shapes"])
+    inputs = case.data["inputs"]
+    batch, queries, heads, width, points = (inputs[key] for key in ("N", "Q", "M", "D", "P"))
+    sizes: Sizes = tuple((height, width) for height, width in inputs["spatial_shapes"])
+    # in words, in this order: value, locations, weights, gradient
+    random = [np.random.RandomState(int(seed)) for seed in re.findall(r"RandomState\((\d+)\)", inputs["recipe"])]
     shape = (batch, queries, heads, len(sizes), points)
-    value = np.random.RandomState(0).randn(batch, sum(h * w for h, w in sizes), heads, width)
-    extent = np.array(sizes)[:, None, ::-1]  # (L, 1, 2), (w, h)
-    if "location_range" in case.data["inputs"]:
-        low, high = case.data["inputs"]["location_range"]
-        locations = low + (high - low) * np.random.RandomState(1).rand(*shape, 2)
-    else:  # the case of whole pixels
-        pixels = np.minimum(np.random.RandomState(1).randint(0, 9, (*shape, 2)), extent)
-        locations = (pixels + 0.5) / extent
-    weights = softmax(np.random.RandomState(2).randn(*shape[:3], len(sizes) * points)).reshape(shape)
-    grad = np.random.RandomState(3).randn(batch, queries, heads * width)
+    value = random[0].randn(batch, sum(h * w for h, w in sizes), heads, width)
+    if pixels := re.search(r"randint\((\d+),\s*(\d+)", inputs["recipe"]):  # whole pixels, none beyond the end
+        extent = np.array(sizes)[:, None, ::-1]  # (L, 1, 2), (w, h)
+        places = np.minimum(random[1].randint(int(pixels[1]), int(pixels[2]), (*shape, 2)), extent)
+        locations = (places + 0.5) / extent
+    else:
+        low, high = inputs["location_range"]
+        locations = low + (high - low) * random[1].rand(*shape, 2)
+    weights = softmax(random[2].randn(*shape[:3], len(sizes) * points)).reshape(shape)
+    grad = random[3].randn(batch, queries, heads * width)
     tensors = [torch.from_numpy(np.asarray(array, np.float32)) for array in (value, locations, weights, grad)]
     return Inputs(tensors[0], sizes, tensors[1], tensors[2], tensors[3])
 
@@ -77,11 +82,23 @@ def _unept(case: ParityCase) -> Inputs:
     value, scores = (case.data["input"][name] for name in ("value", "weights_before_softmax"))
     batch, queries, heads, samples = scores["shape"]
     shape = (batch, queries, heads, len(sizes), samples // len(sizes))
-    locations = (np.random.RandomState(12).rand(*shape, 2) * 1.6 - 0.3).astype(np.float32)
+    locations = torch.from_numpy(_locations(case, shape, value["seed"]))
     weights = torch.from_numpy(image(scores["shape"], scores["seed"])).softmax(-1).view(shape)
-    return Inputs(
-        torch.from_numpy(image(value["shape"], value["seed"])), sizes, torch.from_numpy(locations), weights, None
-    )
+    return Inputs(torch.from_numpy(image(value["shape"], value["seed"])), sizes, locations, weights, None)
+
+
+def _locations(case: ParityCase, shape: tuple[int, ...], value_seed: int) -> np.ndarray:
+    """Return the places of UN-EPT's operator case, (B, Q, M, L, P, 2) float32: uniform numbers under a rule.
+
+    `input.locations` gives shape, seed and rule; where it does not, they follow from the other inputs, the seed is that
+    of the value plus one, and the range is the public case's.
+    """
+    given = case.data["input"].get("locations", {})
+    if "shape" in given and tuple(given["shape"]) != (*shape, 2):
+        raise ValueError(f"locations of shape {given['shape']} for weights of {shape}")
+    seed = given["seed"] if given.get("seed") is not None else value_seed + 1
+    rule = given.get("rule", "RandomState(seed).rand(*shape) * 1.6 - 0.3")
+    return uniform(rule, (*shape, 2), seed).astype(np.float32)
 
 
 def compare(case: ParityCase, dtype: torch.dtype, backend: Backend, device: str, tolerance: float) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,6 +167,18 @@ def test_the_form_is_announced_once(caplog: pytest.LogCaptureFixture, monkeypatc
             deform_attn(inputs.value, SIZES, inputs.locations, inputs.weights, backend=backend)
     assert [record.levelno for record in caplog.records] == [logging.DEBUG, logging.DEBUG]
     assert [record.message.split()[2] for record in caplog.records] == ["cpu", "reference"]
+
+
+def test_a_gpu_without_kernels_is_mentioned_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_announced", set())
+    for kind in ("mps", "mps", "cuda", "meta", "cpu"):
+        value = SimpleNamespace(device=torch.device(kind), dtype=torch.float32)
+        module._announce("reference", value)  # pyright: ignore[reportArgumentType]
+    assert caplog.messages == [
+        f"deformable attention: reference form for torch.float32 on {kind}" for kind in ("mps", "cuda")
+    ]
 
 
 @pytest.mark.parametrize(

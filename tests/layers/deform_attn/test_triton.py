@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from segcore.layers.deform_attn.op import deform_attn
 from tests.layers.deform_attn.cases import CASES, Sizes, compare, random_inputs
+from tests.triton_interpreter import run_interpreted
 
 triton = pytest.importorskip("triton")
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -74,14 +72,7 @@ def test_no_queries_start_no_kernel() -> None:
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="this is the interpreter")
 def test_the_interpreter_passes_the_tests_above() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    words = ["-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not gpu and not slow", __file__]
-    root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [sys.executable, *words], cwd=root, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "13 passed" in done.stdout, done.stdout
+    assert "13 passed" in run_interpreted(__file__)
 
 
 @pytest.mark.slow
@@ -97,7 +88,7 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(dtype: str) -> None:
                 signature[name] = f"*{dtype}"
             elif name in ("locations", "weights") or name.startswith("grad_"):
                 signature[name] = "*fp32"
-            elif name in ("heights", "widths"):
+            elif name in ("counts", "heights", "widths"):
                 signature[name] = ("i32", "i32", "i32")
             else:
                 signature[name] = "constexpr" if name.isupper() else "i32"

@@ -1,9 +1,11 @@
-"""Parity adapter of CGRSeg: builds the network of a case from its tensor shapes and compares it by the case's mode."""
+"""Parity adapter of CGRSeg: builds the network of a case and compares it by the case's mode."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import ast
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,62 +17,79 @@ from cgrseg.model import CGRSeg
 from cgrseg.names import infer_model, name_map
 from cgrseg.recipes import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, RECIPES, CGRSegModel
 from segcore.backbones import create_backbone
-from segcore.evaluation.inference import bands, logit_map
-from segcore.images.transforms import multiple_size
+from segcore.recipe import Evaluate, Optim
 from segcore.segmentor import StepInfo, Target
-from segcore.training.optim import parameter_groups
+from segcore.training.optim import build_optimizer
 from segcore.weights.names import NameMap
+from tests.parity.building import (
+    compare_norms,
+    count,
+    gradient_norms,
+    label,
+    one_of,
+    prediction_counts,
+    record,
+    scores,
+    settled,
+    tensor,
+)
 from tests.parity.case_files import Comparison, ParityCase
-from tests.parity.fill import image, labels
 
-_VARIANTS = {"S0": CGRSEG_S0, "S1": CGRSEG_T, "S2": CGRSEG_B, "L": CGRSEG_L}
+_VARIANTS = {"s0": CGRSEG_S0, "s1": CGRSEG_T, "s2": CGRSEG_B, "l": CGRSEG_L}
+_CHANGES = {"next_repeat": "pyramid_modules", "channels": "width"}
+"""The reference's names of what a variant may change, and ours."""
 _STEP = StepInfo(iteration=0, total=1, lr=0.0)
-
-
-def _options(case: ParityCase) -> CGRSegModel:
-    """Return the options of the case's network, without random depth and dropout (cases have none)."""
-    deterministic = {"pretrained": False, "dropout": 0.0, "drop_path": 0.0}
-    if "state_dict" in case.data:
-        shapes = {name: tuple(shape) for name, shape in case.data["state_dict"].items()}
-        options = infer_model(replace(CGRSEG_T, **deterministic), shapes)
-        assert isinstance(options, CGRSegModel)
-        return options
-    variant = case.data["variant"].rsplit("-", 1)[-1].rstrip(")")  # "CGRSeg-T (EfficientFormerV2-S1)"
-    return replace(_VARIANTS[variant], **deterministic)
-
-
-def _load(model: nn.Module, names: NameMap, case: ParityCase) -> None:
-    state = {name: tensor for name, tensor in case.published_state().items() if name in case.data["state_dict"]}
-    model.load_state_dict(names.convert(model, state), strict=True)
-
-
-def _network(case: ParityCase) -> CGRSeg:
-    model = CGRSeg(_options(case), case.data["num_classes"])
-    _load(model, name_map(model), case)
-    return model
+_GRADIENT_FLOOR = 1e-4
+"""Share of the total norm below which a case calls a gradient small."""
 
 
 def compare(case: ParityCase) -> Iterator[Comparison]:
     """Yield our value beside the published one, in the order of computation."""
-    if case.data["mode"] == "optimizer":
+    mode = case.data["mode"]
+    if mode == "optimizer":
         yield from _compare_optimizer(case)
     elif case.data["num_classes"] == 0:
+        assert mode == "eval"
         yield from _compare_backbone(case)
     else:
-        modes = {"eval": _compare_stages, "train": _compare_training, "inference": _compare_inference}
-        model = _network(case)
-        yield from _compare_params(case, model)
-        yield from modes[case.data["mode"]](case, model)
+        modes: dict[str, Callable[[ParityCase, CGRSeg], Iterator[Comparison]]] = {
+            "eval": _compare_stages,
+            "train": _compare_training,
+            "inference": _compare_inference,
+        }
+        model = CGRSeg(options_of(case), case.data["num_classes"])
+        _load(model, name_map(model), case)
+        yield from _compare_params(case, model, model.backbone, model.head)
+        yield from modes[mode](case, model)
 
 
-def _input(case: ParityCase) -> Tensor:
-    given = case.data["input"]
-    return torch.from_numpy(image(tuple(given["shape"]), given["seed"]))
+def options_of(case: ParityCase) -> CGRSegModel:
+    """Return the options of the case's network, without random depth and dropout (cases have none).
+
+    The variant is called e.g. "CGRSeg-B (EfficientFormerV2-S2) {'next_repeat': 5}" or "efficientformerv2_s0_feat".
+    """
+    variant = case.data["variant"]
+    (name,) = re.findall(r"efficientformerv2[-_](s\d|l)(?![a-z])", variant.lower())
+    changes = re.search(r"\{.*\}", variant)
+    named = {_CHANGES[key]: value for key, value in (ast.literal_eval(changes[0]) if changes else {}).items()}
+    options = replace(_VARIANTS[name], pretrained=False, dropout=0.0, drop_path=0.0, **named)
+    if case.data["mode"] == "optimizer" or case.data["num_classes"] == 0:
+        return options
+    found = infer_model(options, case.published_shapes())
+    assert isinstance(found, CGRSegModel)
+    settled({**named, "backbone": options.backbone}, **{key: getattr(found, key) for key in (*named, "backbone")})
+    return found
 
 
-def _compare_params(case: ParityCase, model: CGRSeg) -> Iterator[Comparison]:
-    for name, part in (("params", model), ("params_backbone", model.backbone), ("params_head", model.head)):
-        yield Comparison(name, sum(p.numel() for p in part.parameters()), case.data[name], atol=0)
+def _load(model: nn.Module, names: NameMap, case: ParityCase) -> None:
+    model.load_state_dict(names.convert(model, case.published_state()), strict=True)
+
+
+def _compare_params(
+    case: ParityCase, model: nn.Module, backbone: nn.Module, head: nn.Module | None
+) -> Iterator[Comparison]:
+    for name, part in (("params", model), ("params_backbone", backbone), ("params_head", head)):
+        yield Comparison(name, count(part), case.data[name], atol=0)
 
 
 def _backbone_stages(backbone: Any) -> dict[str, nn.Module]:
@@ -95,123 +114,92 @@ def _head_stages(head: Any) -> dict[str, nn.Module]:
     }
 
 
-@dataclass
-class _Recorder:
-    """Keeps the first output of every named stage, and the first input of the pyramid."""
-
-    values: dict[str, Tensor]
-
-    def watch(self, stages: Mapping[str, nn.Module]) -> None:
-        for name, module in stages.items():
-            module.register_forward_hook(lambda _m, _i, output, name=name: self._keep(name, output))
-
-    def watch_input(self, name: str, module: nn.Module) -> None:
-        module.register_forward_pre_hook(lambda _m, inputs: self._keep(name, inputs[0]))
-
-    def _keep(self, name: str, value: Any) -> None:
-        if isinstance(value, Tensor):
-            self.values.setdefault(name, value.clone())
-
-
-def _compare_recorded(case: ParityCase, recorder: _Recorder) -> Iterator[Comparison]:
-    for name, published in case.data["outputs"].items():
-        yield Comparison(name, recorder.values[name], published)
+def _compare_recorded(case: ParityCase, values: dict[str, Tensor]) -> Iterator[Comparison]:
+    published = case.data["outputs"]
+    for name in published:
+        yield Comparison(name, values[name], published[name])
 
 
 def _compare_backbone(case: ParityCase) -> Iterator[Comparison]:
-    widths = {tuple(_variant_widths(name)): name for name in (o.backbone for o in _VARIANTS.values())}
-    shapes = case.data["state_dict"]
-    stem = shapes["backbone.patch_embed.3.weight"][0]
-    last = max(
-        (int(name.split(".")[2]), shape[0]) for name, shape in shapes.items() if name.endswith(".layer_scale_2")
-    )[1]
-    backbone = create_backbone(widths[stem, last], pretrained=False, drop_path_rate=0.0)
-    wrapper = nn.ModuleDict({"backbone": backbone})
-    _load(wrapper, name_map(wrapper), case)  # pyright: ignore[reportArgumentType]
-    yield Comparison("params", sum(p.numel() for p in backbone.parameters()), case.data["params"], atol=0)
-    recorder = _Recorder({})
-    recorder.watch(_backbone_stages(backbone))
+    backbone = create_backbone(options_of(case).backbone, pretrained=False, drop_path_rate=0.0)
+    wrapper: Any = nn.ModuleDict({"backbone": backbone})
+    _load(wrapper, name_map(wrapper), case)
+    yield from _compare_params(case, wrapper, backbone, None)
+    values = record(_backbone_stages(backbone))
     with torch.no_grad():
-        backbone.eval()(_input(case))
-    yield from _compare_recorded(case, recorder)
-
-
-def _variant_widths(name: str) -> tuple[int, int]:
-    with torch.device("meta"):
-        channels = create_backbone(name, pretrained=False).channels
-    return channels[0], channels[-1]
+        backbone.eval()(tensor(case.data["input"]))
+    yield from _compare_recorded(case, values)
 
 
 def _compare_stages(case: ParityCase, model: CGRSeg) -> Iterator[Comparison]:
-    recorder = _Recorder({})
-    recorder.watch(_backbone_stages(model.backbone))
-    recorder.watch(_head_stages(model.head))
-    recorder.watch_input("pyramid_in", model.head.pyramid.blocks)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    head: Any = model.head
+    stages = {**_backbone_stages(model.backbone), **_head_stages(head)}
+    values = record(stages, inputs={"pyramid_in": head.pyramid.blocks})
     with torch.no_grad():
-        model.eval()(_input(case))
-    yield from _compare_recorded(case, recorder)
+        model.eval()(tensor(case.data["input"]))
+    yield from _compare_recorded(case, values)
 
 
 def _compare_training(case: ParityCase, model: CGRSeg) -> Iterator[Comparison]:
-    given = case.data["labels"]
-    assert given["ignore"] == 255
-    label = labels(tuple(given["shape"]), given["num_classes"], given["ignore"], given["seed"])
-    losses = model.train().losses(_input(case), Target(torch.from_numpy(label)), _STEP)
-    published = case.data["losses"]
+    losses = model.train().losses(tensor(case.data["input"]), Target(label(case.data["labels"])), _STEP)
+    published, names = case.data["losses"], name_map(model)
     yield Comparison("loss_ce", losses["decode.loss_ce"].detach(), published["loss_ce"], rtol=1e-5, atol=0)
     yield Comparison("acc_seg", losses["decode.acc_seg"], published["acc_seg"], rtol=1e-5, atol=0)
-    buffers = name_map(model).export(model)
-    for name, summary in case.data["after_forward"].items():
-        yield Comparison(f"{name} after the forward pass", buffers[name], summary)
+    buffers, after = names.export(model), case.data["after_forward"]
+    for name in after:
+        yield Comparison(f"{name} after the forward pass", buffers[name], after[name])
     losses["decode.loss_ce"].backward()
-    names = name_map(model)
-    gradients = {names.to_published(name): p.grad for name, p in model.named_parameters()}
-    norms = {name: float(gradient.norm()) for name, gradient in gradients.items() if gradient is not None}
-    assert norms.keys() == gradients.keys(), "a parameter got no gradient"
-    for name, norm in case.data["grad_norms"].items():
-        yield Comparison(f"gradient norm of {name}", norms[name], norm, rtol=1e-3, atol=0)
+    norms = gradient_norms(model, names.to_published)
+    assert len(norms) == len(list(model.parameters())), "a parameter got no gradient"
+    yield from compare_norms(norms, case.data["grad_norms"], rtol=1e-3, atol=0)
     total = float(np.sqrt(sum(norm**2 for norm in norms.values())))
     yield Comparison("total gradient norm", total, case.data["grad_norm_total"], rtol=1e-4, atol=0)
+    for name in case.data["grad_small"]:
+        share = norms[name] / total
+        yield Comparison(f"share of {name} in the total norm", share, 0.0, atol=(1 + 1e-3) * _GRADIENT_FLOOR)
 
 
 def _compare_optimizer(case: ParityCase) -> Iterator[Comparison]:
-    options = _options(case)
+    """Factors and decays by the rules of our recipe, with the optimizer of the case."""
+    base = case.data["base"]
+    rules = RECIPES["t-ade20k"].optim  # the same for all variants
+    optim = Optim(
+        kind=one_of(base["type"].lower(), "adamw", "sgd"),
+        lr=base["lr"],
+        betas=tuple(base["betas"]),
+        eps=base["eps"],
+        weight_decay=base["weight_decay"],
+        lr_mult=rules.lr_mult,
+        decay_mult=rules.decay_mult,
+    )
     with torch.device("meta"):
-        model = CGRSeg(options, num_classes=150)
+        model = CGRSeg(options_of(case), num_classes=150)
     names = name_map(model)
     published_names = {id(p): names.to_published(name) for name, p in model.named_parameters()}
-    optim = RECIPES["t-ade20k"].optim
-    base = case.data["base"]
-    yield Comparison("lr", optim.lr, base["lr"], atol=0)
-    yield Comparison("weight decay", optim.weight_decay, base["weight_decay"], atol=0)
-    yield Comparison("betas and eps", [*optim.betas, optim.eps], [*base["betas"], base["eps"]], atol=0)
+    optimizer = build_optimizer(model, names, optim)
     ours = {
-        published_names[id(p)]: [group["lr_mult"], group["weight_decay"]]
-        for group in parameter_groups(model, names, optim)
+        published_names[id(p)]: [group["lr"] / base["lr"], group["weight_decay"], *group["betas"], group["eps"]]
+        for group in optimizer.param_groups
         for p in group["params"]
     }
-    assert ours.keys() == case.data["groups"].keys(), "the parameters are not those of the case"
-    for name, group in case.data["groups"].items():
-        yield Comparison(name, ours[name], group, atol=0)
+    groups = case.data["groups"]
+    assert ours.keys() == groups.keys(), "the parameters are not those of the case"
+    for name in groups:
+        yield Comparison(name, ours[name], [*groups[name], *base["betas"], base["eps"]], rtol=1e-12, atol=0)
 
 
 def _compare_inference(case: ParityCase, model: CGRSeg) -> Iterator[Comparison]:
-    protocol = RECIPES["t-ade20k"].evaluate
-    size = tuple(case.data["original_size"])
-    total = torch.zeros(case.data["num_classes"], *size)
-    for given in case.data["inputs"]:
-        normalized = torch.from_numpy(image(tuple(given["image_shape"]), given["seed"]))
-        valid = (normalized.shape[-2], normalized.shape[-1])
-        padded = multiple_size(valid, protocol.pad_divisor)
-        yield Comparison("padded size", list(padded), given["padded_to"], atol=0)
-        with torch.inference_mode():
-            network_input = F.pad(normalized, (0, padded[1] - valid[1], 0, padded[0] - valid[0]))
-            part = logit_map(model.eval(), network_input, protocol, valid)
-            probabilities = torch.cat([band for _, band in bands([part], size, protocol)], dim=1)  # (K, H, W)
+    """Images that are padded, cut again, resized, mirrored back and averaged."""
+    size, inputs = tuple(case.data["original_size"]), case.data["inputs"]
+    means: list[Tensor] = []
+    for given in inputs:
+        normalized = tensor({"shape": given["image_shape"], "seed": given["seed"]})
+        valid, padded = (normalized.shape[-2], normalized.shape[-1]), given["padded_to"]
+        images = F.pad(normalized, (0, padded[1] - valid[1], 0, padded[0] - valid[0]))
+        mean = scores(model.eval(), images, Evaluate(), size, valid)
         # the case's image is taken as mirrored already; only its probabilities are mirrored back
-        total += probabilities.flip(-1) if given["flip"] else probabilities
-    mean = total / len(case.data["inputs"])
-    yield Comparison("probabilities", mean[None], case.data["outputs"]["probabilities"], atol=1e-3)
-    histogram = torch.bincount(mean.argmax(dim=0).flatten(), minlength=len(mean))
+        means.append(mean.flip(-1) if given["flip"] else mean)
+    mean = torch.stack(means).mean(dim=0)
+    yield Comparison("probabilities", mean, case.data["outputs"]["probabilities"], atol=1e-3)
     # a few pixels have their two highest classes closer than float32 can tell
-    yield Comparison("prediction histogram", histogram, case.data["prediction_histogram"], atol=8)
+    yield Comparison("prediction histogram", prediction_counts(mean), case.data["prediction_histogram"], atol=8)

@@ -1,52 +1,56 @@
-"""Parity of schedules, parameter rules and checkpoint reading."""
+"""Parity of schedules, parameter rules and checkpoint reading (docs/protocol 6 and 7)."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
 
+from segcore.errors import InputError
 from segcore.recipe import Optim, Schedule
 from segcore.training.optim import learning_rate, rule
-from segcore.weights.torch_files import read_published
+from segcore.weights.torch_files import read_published, read_torch_file
+from tests.parity.building import one_of
 from tests.parity.case_files import Comparison, ParityCase
+from tests.parity.core.limits import EXACT, families, limits
+from tests.parity.core.networks import parameter_sizes
 
 
-def compare(case: ParityCase) -> Iterator[Comparison]:
-    """Yield our value beside the published one."""
-    yield from _KINDS[case.data["kind"]](case)
-
-
-def _tolerance(case: ParityCase) -> dict[str, float]:
-    return {"rtol": case.data["tolerance"]["rtol"], "atol": case.data["tolerance"]["atol"]}
-
-
-def _schedule(case: ParityCase) -> Iterator[Comparison]:
-    tolerance = _tolerance(case)
-    for name, expected in case.data["expected"].items():
+def schedules(case: ParityCase) -> Iterator[Comparison]:
+    """Yield the rates of every group at the iterations that a schedule lists."""
+    (family,) = families(case.data, "M", "S")
+    for name in case.data["expected"]:
+        expected = case.data["expected"][name]
         config, total = expected["config"], expected["iterations"]
-        schedule = schedule_of(config, total, case.data["flavour"])
+        schedule = schedule_of(config, total, family)
+        if family == "S":
+            yield Comparison(f"{name}: iterations", config["epochs"] * config["iterations_per_epoch"], total, **EXACT)
+            base, factors = config["lr"], (1.0, 1.0, config["lr_multiplier"])
+        else:
+            groups = expected["group_base_lr"]
+            base, factors = groups[0], [group / groups[0] for group in groups]
         for iteration, *rates in expected["rows"]:
-            if case.data["flavour"] == "S":
-                multipliers = (1.0, 1.0, config["lr_multiplier"])
-                ours = [learning_rate(schedule, total, config["lr"], mult, iteration) for mult in multipliers]
-            else:
-                bases = expected["group_base_lr"]
-                ours = [learning_rate(schedule, total, bases[0], base / bases[0], iteration) for base in bases]
-            yield Comparison(f"{name}.{iteration}", ours, rates, **tolerance)
+            ours = [learning_rate(schedule, total, base, factor, iteration) for factor in factors]
+            yield Comparison(f"{name}.{iteration}", ours, rates, **limits(case.data))
 
 
 def schedule_of(config: Mapping[str, Any], total: int, family: str) -> Schedule:
-    """Express a published schedule in our options."""
-    return Schedule(
-        iterations=total,
-        kind=config["policy"],
-        power=config.get("power", 1.0),
-        min_lr=config.get("min_lr", 0.0),
-        family="S" if family == "S" else "M",
-        warmup=config.get("warmup_iters", 0),
-        warmup_ratio=config.get("warmup_ratio", 1.0),
-        step=config.get("step", 0),
-    )
+    """Express a published schedule in our options; its warmup is flat or nested."""
+    min_lr = config.get("min_lr")
+    if min_lr is None:
+        min_lr = 0.01 * config["lr"] if family == "S" else 0.0
+    kind = one_of(config["policy"], "poly", "step")
+    options: dict[str, Any] = {"kind": kind, "family": family, "min_lr": min_lr}
+    options |= {ours: config[ours] for ours in ("power", "step", "gamma") if ours in config}
+    warmup, length, ratio = (config.get(key) for key in ("warmup", "warmup_iters", "warmup_ratio"))
+    if isinstance(warmup, Mapping):
+        warmup, length, ratio = warmup["type"], warmup["iters"], warmup["ratio"]
+    if warmup is not None:
+        kind = one_of(warmup, "constant", "linear", "exp")
+        options |= {"warmup": length, "warmup_kind": kind, "warmup_ratio": ratio}
+    return Schedule(iterations=total, **options)
 
 
 def _optim_of(settings: Mapping[str, Any]) -> Optim:
@@ -54,54 +58,110 @@ def _optim_of(settings: Mapping[str, Any]) -> Optim:
     return Optim(
         lr=settings["lr"],
         weight_decay=settings["weight_decay"],
-        lr_mult={key: values["lr_mult"] for key, values in keys.items() if "lr_mult" in values},
-        decay_mult={key: values["decay_mult"] for key, values in keys.items() if "decay_mult" in values},
+        lr_mult={key: keys[key]["lr_mult"] for key in keys if "lr_mult" in keys[key]},
+        decay_mult={key: keys[key]["decay_mult"] for key in keys if "decay_mult" in keys[key]},
     )
 
 
-def _param_groups(case: ParityCase) -> Iterator[Comparison]:
-    for name, settings in case.data["inputs"].items():
-        optim = _optim_of(settings)
-        for parameter, expected in case.data["expected"][name].items():
+def rules(case: ParityCase) -> Iterator[Comparison]:
+    """Yield learning rate and weight decay by single names."""
+    families(case.data, "M")
+    for name in case.data["inputs"]:
+        optim, expected = _optim_of(case.data["inputs"][name]), case.data["expected"][name]
+        for parameter in expected:
             lr_mult, decay = rule(parameter, optim)
-            yield Comparison(f"{name}.{parameter}", [optim.lr * lr_mult, decay], expected, **_tolerance(case))
+            ours = [optim.lr * lr_mult, decay]
+            yield Comparison(f"{name}.{parameter}", ours, expected[parameter], **limits(case.data))
 
 
-def _param_groups_full(case: ParityCase) -> Iterator[Comparison]:
-    optim = _optim_of(case.data["inputs"]["optimizer"])
-    for group, expected in case.data["expected"].items():
-        published = [float(part) for part in group.split("/")]
-        for parameter in expected["names"]:
+def groups(case: ParityCase) -> Iterator[Comparison]:
+    """Yield the group of every parameter of a network, and how many tensors and values each group has."""
+    families(case.data, "M")
+    optim, expected = _optim_of(case.data["inputs"]["optimizer"]), case.data["expected"]
+    members = {group: expected[group]["names"] for group in expected}
+    totals = {group: expected[group]["parameters"] for group in expected}
+    sizes = parameter_sizes([name for names in members.values() for name in names], sum(totals.values()))
+    for group, names in members.items():
+        published = [float(part) for part in group.split("/")]  # the group's name is its rate and decay
+        yield Comparison(f"{group}: tensors", len(names), expected[group]["tensors"], **EXACT)
+        yield Comparison(f"{group}: parameters", sum(sizes[name] for name in names), totals[group], **EXACT)
+        for parameter in names:
             lr_mult, decay = rule(parameter, optim)
-            # the group's name is its rate and decay to six digits
-            yield Comparison(f"{group}.{parameter}", [optim.lr * lr_mult, decay], published, rtol=1e-6, atol=0.0)
+            yield Comparison(f"{group}.{parameter}", [optim.lr * lr_mult, decay], published, **limits(case.data))
 
 
-def _checkpoint(case: ParityCase) -> Iterator[Comparison]:
+def checkpoints(case: ParityCase) -> Iterator[Comparison]:
+    """Yield what the files hold; those with `error` must be refused, and nothing of them run."""
+    families(case.data, "M", "S")
     for relative in case.data["inputs"]["files"]:
         path = case.path.parent / relative
         expected = case.data["expected"][path.name]
-        loaded = read_published(path)
-        yield _same(f"{path.name}: names", sorted(loaded.tensors), sorted(expected["tensors"]))
-        for name, facts in expected["tensors"].items():
-            tensor = loaded.tensors[name]
-            yield Comparison(f"{path.name}: shape of {name}", list(tensor.shape), facts["shape"], atol=0.0)
-            total = tensor.double().sum().item()
-            yield Comparison(f"{path.name}: sum of {name}", total, facts["sum"], **_tolerance(case))
-        for key, value in expected.get("meta", {}).items():
-            is_text = isinstance(value, list) and isinstance(value[0], str)
-            compare_value = _same if is_text else Comparison
-            yield compare_value(f"{path.name}: {key}", loaded.meta[key], value)
+        if expected.get("error"):
+            yield _refused(path)
+        else:
+            yield from _content(path, expected, limits(case.data))
+
+
+def _content(path: Path, expected: Mapping[str, Any], allowed: Mapping[str, float]) -> Iterator[Comparison]:
+    loaded, tensors = read_published(path), expected["tensors"]
+    yield _same(f"{path.name}: names", sorted(loaded.tensors), sorted(tensors))
+    for name in tensors:
+        tensor = loaded.tensors[name]
+        yield Comparison(f"{path.name}: shape of {name}", list(tensor.shape), tensors[name]["shape"], **EXACT)
+        total = tensor.double().sum().item()
+        yield Comparison(f"{path.name}: sum of {name}", total, tensors[name]["sum"], **allowed)
+    if "names_stored_with_prefix" in expected:
+        content = read_torch_file(path)
+        stored = content.get("state_dict", content.get("model", content))
+        prefixed = [expected["names_stored_with_prefix"] + name for name in tensors]
+        yield _same(f"{path.name}: stored names", sorted(stored), sorted(prefixed))
+    if "meta" in expected:
+        for key in expected["meta"]:
+            yield _same(f"{path.name}: {key}", _as_lists(loaded.meta[key]), expected["meta"][key])
+
+
+def _refused(path: Path) -> Comparison:
+    with _watching() as ran:
+        try:
+            read_published(path)
+        except InputError:
+            ran.append("refused")
+    return _same(f"{path.name}: reading it", ran, ["refused"])
+
+
+_ACTIONS = (
+    "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect", "os.remove",
+    "os.rename", "os.mkdir", "os.rmdir", "os.chmod", "os.link", "os.symlink", "os.truncate", "os.putenv", "shutil.",
+)  # fmt: skip
+
+
+@contextmanager
+def _watching() -> Iterator[list[str]]:
+    """Give a list of what Python did meanwhile that no reading needs: processes, network, files written, text run."""
+    ran: list[str] = []
+    is_on = True
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if is_on:
+            is_writing = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+            is_text = event == "compile" and arguments[1] == "<string>"
+            if is_writing or is_text or event.startswith(_ACTIONS):
+                ran.append(event)
+
+    sys.addaudithook(hook)  # there is no way to take it off again
+    try:
+        yield ran
+    finally:
+        is_on = False
+
+
+def _as_lists(value: Any) -> Any:
+    """Return what JSON makes of a file's entry."""
+    if hasattr(value, "tolist"):
+        value = cast(Any, value).tolist()
+    return [_as_lists(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _same(name: str, ours: Any, published: Any) -> Comparison:
     """Compare what is no number."""
-    return Comparison(f"{name} ({list(ours)}, published {published})", float(list(ours) == published), 1.0, atol=0.0)
-
-
-_KINDS = {
-    "schedule": _schedule,
-    "param_groups": _param_groups,
-    "param_groups_full": _param_groups_full,
-    "checkpoint": _checkpoint,
-}
+    return Comparison(f"{name} ({ours}, published {published})", float(ours == published), 1.0, **EXACT)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from segcore.data import labels
 from segcore.images.photometric import Distortion, distort
 from segcore.images.region import Box
 from segcore.images.transforms import (
+    Family,
     choose_box,
     flip_label,
     multiple_size,
@@ -25,8 +27,10 @@ from segcore.images.transforms import (
     rotate_image,
     rotate_label,
 )
+from segcore.recipe.protocols import LIP_PAIRS
+from tests.parity.building import array
 from tests.parity.case_files import Comparison, ParityCase
-from tests.parity.inputs import make
+from tests.parity.core.limits import EXACT, families, gray_levels, limits
 
 _MAX_RATIO = 0.75
 _WRAPPED_SHARE = 0.01  # of pixels whose hue wraps around may differ between OpenCV builds
@@ -42,126 +46,149 @@ _ENCODINGS: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
 
 
 def compare(case: ParityCase) -> Iterator[Comparison]:
-    """Yield the comparisons of a case of kind "transform" or "labels", told apart by what the case expects."""
+    """Yield the comparisons of a transform, told apart by what the case expects."""
     expected = case.data["expected"]
-    if case.data["kind"] == "labels":
-        yield from _encodings(expected)
-    elif "rows" in expected:
-        yield from _sizes(expected["rows"])
+    if "rows" in expected:
+        yield from _sizes(case.data)
     elif "cases" in expected:
-        yield from _crops(case.data["inputs"]["cases"], expected["cases"])
+        yield from _crops(case.data)
     elif "normalized" in expected:
-        yield from _flip_pad_normalize(case)
+        yield from _flip_pad_normalize(case.data)
     elif "results" in expected and "angle" in expected["results"][0]:
-        yield from _rotations(case)
+        yield from _rotations(case.data)
     elif "results" in expected:
-        yield from _distortions(case)
+        yield from _distortions(case.data)
     else:
-        yield from _resized(case)
+        yield from _resized(case.data)
 
 
-def _encodings(expected: dict[str, Any]) -> Iterator[Comparison]:
-    for name, table in expected.items():
+def encodings(case: ParityCase) -> Iterator[Comparison]:
+    """Yield the training labels of the values that annotations hold."""
+    families(case.data, "M", "S")
+    expected = case.data["expected"]
+    for name in expected:
+        table = expected[name]
         raw = np.asarray(table["raw"])
         raw = raw.astype(np.uint8) if raw.max() <= 255 else raw
-        for key, encode in _ENCODINGS[name].items():
-            yield Comparison(f"{name}.{key}", encode(raw), table[key], atol=0)
+        for key in table:
+            if key != "raw":
+                yield Comparison(f"{name}.{key}", _ENCODINGS[name][key](raw), table[key], **limits(case.data))
 
 
-def _sizes(rows: list[dict[str, Any]]) -> Iterator[Comparison]:
-    for row in rows:
-        name = f"image {row['image']} scale {row['scale']} ratio {row['ratio']}"
-        bounds = resize_bounds((row["scale"][0], row["scale"][1]), row["ratio"])
-        size = resized_size((row["image"][0], row["image"][1]), bounds, keep_ratio=row.get("keep_ratio", True))
-        yield Comparison(f"{name} target", bounds[::-1], row["target"], atol=0)
-        yield Comparison(f"{name} size", size, row["size"], atol=0)
-        if "multiple_of_32" in row:
-            yield Comparison(f"{name} multiple", multiple_size(size, 32), row["multiple_of_32"], atol=0)
+def _family(data: Mapping[str, Any]) -> Family:
+    (family,) = families(data, "M", "S")
+    return cast(Family, family)
 
 
-def _resized(case: ParityCase) -> Iterator[Comparison]:
-    inputs, expected = case.data["inputs"], case.data["expected"]
-    image, label = make(inputs["pixels"]), make(inputs["labels"]).astype(np.uint8)
-    bounds = resize_bounds((inputs["scale"][0], inputs["scale"][1]), 1.0)
-    size = resized_size((label.shape[0], label.shape[1]), bounds, keep_ratio=inputs["keep_ratio"])
+def _sizes(data: Mapping[str, Any]) -> Iterator[Comparison]:
+    family, allowed = _family(data), limits(data)
+    for row in data["expected"]["rows"]:
+        (height, width), (long, short), ratio = row["image"], row["scale"], row["ratio"]
+        name = f"image {height}x{width} scale {long}, {short} ratio {ratio}"
+        bounds = resize_bounds((long, short), ratio)
+        size = resized_size((height, width), bounds, keep_ratio=row.get("keep_ratio", True), family=family)
+        yield Comparison(f"{name} target", bounds[::-1], row["target"], **allowed)
+        yield Comparison(f"{name} size", size, row["size"], **allowed)
+        for key in row:
+            if divisor := re.fullmatch(r"multiple_of_(\d+)", key):
+                yield Comparison(f"{name} {key}", multiple_size(size, int(divisor[1])), row[key], **allowed)
+
+
+def _resized(data: Mapping[str, Any]) -> Iterator[Comparison]:
+    """A resize, and, where the case has a multiple, a second one of its result up to that."""
+    inputs, expected, family = data["inputs"], data["expected"], _family(data)
+    assert data["tolerance"]["labels"] == "exact"
+    image, label = array(inputs["pixels"]), array(inputs["labels"]).astype(np.uint8)
+    long, short = inputs["scale"]
+    bounds = resize_bounds((long, short), 1.0)
+    size = resized_size(label.shape, bounds, keep_ratio=inputs["keep_ratio"], family=family)
+    image, label = resize_image(image, size), resize_label(label, size)
     if inputs["multiple"]:
         size = multiple_size(size, inputs["multiple"])
-    yield Comparison("shape", size, expected["shape"], atol=0)
-    yield Comparison("image", resize_image(image, size), *_one_gray_level(expected["image"]))
-    resized = resize_label(label, size)
-    yield Comparison("label_rows", resized[: len(expected["label_rows"])], expected["label_rows"], atol=0)
-    counts = {str(value): int(np.sum(resized == value)) for value in np.unique(resized)}
-    for value, count in expected["label_counts"].items():
-        yield Comparison(f"label_counts {value}", counts.get(value, 0), count, atol=0)
+        image, label = resize_image(image, size), resize_label(label, size)
+    yield Comparison("shape", size, expected["shape"], **EXACT)
+    yield Comparison("image", image, expected["image"], **gray_levels(data, expected["image"]))
+    rows = expected["label_rows"]
+    yield Comparison("label_rows", label[: len(rows)], rows, **EXACT)
+    values, counts = np.unique(label, return_counts=True)
+    published = expected["label_counts"]
+    yield Comparison("label_counts: values", values, sorted(int(value) for value in published), **EXACT)
+    for value, number in zip(values, counts, strict=True):
+        yield Comparison(f"label_counts {value}", number, published[str(value)], **EXACT)
 
 
-def _one_gray_level(summary: dict[str, Any]) -> tuple[dict[str, Any], float, float]:
-    """Return (summary, rtol, atol): tolerances of summaries are relative to their standard deviation."""
-    return summary, 0.0, 1 / float(summary["std"])
-
-
-def _crops(inputs: list[dict[str, Any]], expected: list[dict[str, Any]]) -> Iterator[Comparison]:
-    for number, (given, want) in enumerate(zip(inputs, expected, strict=True)):
-        label = make(given["labels"]).astype(np.uint8)
+def _crops(data: Mapping[str, Any]) -> Iterator[Comparison]:
+    allowed = limits(data)
+    families(data, "M", "S")
+    for number, (given, want) in enumerate(zip(data["inputs"]["cases"], data["expected"]["cases"], strict=True)):
+        label = array(given["labels"]).astype(np.uint8)
         height, width = (min(c, s) for c, s in zip(given["crop"], label.shape, strict=True))
-        for family in ("M", "S"):
-            drawn: list[Box] = []
-
-            def boxes(drawn: list[Box] = drawn) -> Iterator[Box]:
-                for top, left in given["boxes_top_left"]:  # noqa: B023 (used up before the loop goes on)
-                    drawn.append(Box(top, left, height, width))  # noqa: B023
-                    yield drawn[-1]
-
-            box = choose_box(boxes(), lambda b: b.cut(label), _MAX_RATIO, family)  # noqa: B023
-            target, name = want[family.lower()], f"case {number} {family}"
-            yield Comparison(f"{name} boxes drawn", len(drawn), target["boxes_drawn"], atol=0)
-            yield Comparison(f"{name} is cropped", box is not None, target["chosen"] is not None, atol=0)
+        boxes = [Box(top, left, height, width) for top, left in given["boxes_top_left"]]
+        for key in want:
+            remaining, target, name = iter(boxes), want[key], f"case {number} {key}"
+            box = choose_box(remaining, lambda b: b.cut(label), _MAX_RATIO, cast(Family, key.upper()))  # noqa: B023
+            num_drawn, whole = len(boxes) - len(list(remaining)), Box(0, 0, *label.shape)
+            yield Comparison(f"{name} boxes drawn", num_drawn, target["boxes_drawn"], **allowed)
+            chosen = target["chosen"]
+            yield Comparison(f"{name} is cropped", box is not None, chosen is not None, **allowed)
             if box is not None:
-                yield Comparison(f"{name} chosen", box[:2], target["chosen"], atol=0)
-            yield Comparison(
-                f"{name} shape", (box or Box(0, 0, *label.shape)).cut(label).shape, target["shape"], atol=0
-            )
+                yield Comparison(f"{name} chosen", box[:2], chosen, **allowed)
+            yield Comparison(f"{name} shape", (box or whole).cut(label).shape, target["shape"], **allowed)
 
 
-def _flip_pad_normalize(case: ParityCase) -> Iterator[Comparison]:
-    inputs, expected = case.data["inputs"], case.data["expected"]
-    image, label = make(inputs["pixels"]), make(inputs["labels"]).astype(np.uint8)
-    pairs = ((14, 15), (16, 17), (18, 19))
-    yield Comparison("normalized", normalize(image), expected["normalized"], 1e-5, 1e-6)
-    for family in ("M", "S"):
-        want = expected[f"pad_{family.lower()}_16x20"]
-        yield Comparison(f"pad {family}", pad_image(image, (16, 20), family), want["image"], 1e-5, 1e-6)
-        yield Comparison(f"pad {family} labels", pad_label(label, (16, 20), family), want["labels"], atol=0)
-    divided, size = expected["pad_m_divisor_8"], multiple_size(label.shape, 8)
-    yield Comparison("pad divisor shape", size, divided["shape"], atol=0)
-    yield Comparison("pad divisor", pad_image(image, size), divided["image"], 1e-5, 1e-6)
-    turned, portrait = expected["pad_s_portrait_into_12x20"], np.ascontiguousarray(label.T)
-    yield Comparison("pad portrait", pad_label(portrait, (12, 20), "S"), turned["labels"], atol=0)
-    yield Comparison("flip", cv2.flip(image, 1), expected["flip"]["image"], atol=1e-6)
-    yield Comparison("flip labels", flip_label(label, ()), expected["flip"]["labels"], atol=0)
-    yield Comparison("flip pairs", flip_label(label, pairs), expected["flip_swap_pairs"]["labels"], atol=0)
+def _flip_pad_normalize(data: Mapping[str, Any]) -> Iterator[Comparison]:
+    """What is done is in the names of `expected`: pad_m_16x20, pad_m_divisor_8, pad_s_portrait_into_12x20, ..."""
+    families(data, "M", "S")
+    inputs, expected, allowed = data["inputs"], data["expected"], limits(data)
+    image, label = array(inputs["pixels"]), array(inputs["labels"]).astype(np.uint8)
+    for name in expected:
+        want = expected[name]
+        padding = re.fullmatch(r"pad_([ms])_(?:(portrait_into)_)?(?:(\d+)x(\d+)|divisor_(\d+))", name)
+        if name == "normalized":
+            yield Comparison(name, normalize(image), want, **allowed)
+        elif padding:
+            family = cast(Family, padding[1].upper())
+            turned = padding[2] is not None
+            source = np.ascontiguousarray(image.transpose(1, 0, 2)) if turned else image
+            seen = np.ascontiguousarray(label.T) if turned else label
+            is_size = padding[5] is None
+            size = (int(padding[3]), int(padding[4])) if is_size else multiple_size(seen.shape, int(padding[5]))
+            made: dict[str, Any] = {"image": pad_image(source, size, family), "labels": pad_label(seen, size, family)}
+            made["shape"] = made["labels"].shape
+            for key in want:
+                yield Comparison(f"{name} {key}", made[key], want[key], **(allowed if key == "image" else EXACT))
+        else:
+            pairs = {"flip": (), "flip_swap_pairs": LIP_PAIRS}[name]
+            made = {"image": cv2.flip(image, 1), "labels": flip_label(label, pairs)}
+            for key in want:
+                yield Comparison(f"{name} {key}", made[key], want[key], **(allowed if key == "image" else EXACT))
 
 
-def _distortions(case: ParityCase) -> Iterator[Comparison]:
-    image = make(case.data["inputs"]["pixels"])
-    for number, result in enumerate(case.data["expected"]["results"]):
+def _distortions(data: Mapping[str, Any]) -> Iterator[Comparison]:
+    own = _family(data)
+    image, atol = array(data["inputs"]["pixels"]), data["tolerance"]["atol"]
+    for number, result in enumerate(data["expected"]["results"]):
         draws = result["draws"]
         distortion = Distortion(draws.get("b"), draws.get("a"), bool(draws["mode"]), draws.get("s"), draws.get("k"))
-        families: dict[str, Literal["M", "S"]] = {"image": "M", "image_s_family": "S"}
-        for key in sorted(families.keys() & result.keys()):
-            ours, want = distort(image, distortion, family=families[key]), np.asarray(result[key])
+        for key, family in (("image", own), ("image_m_family", "M"), ("image_s_family", "S")):
+            if key not in result:
+                continue
+            ours, want = distort(image, distortion, family=cast(Family, family)), np.asarray(result[key])
             difference = np.abs(ours.astype(int) - want).max(axis=2)  # (H, W) gray levels
             name = f"distortion {number} {key}"
             if "k" in draws:
-                yield Comparison(f"{name}, share of wrapped pixels", np.mean(difference > 1), 0, atol=_WRAPPED_SHARE)
+                share = np.mean(difference > atol)
+                yield Comparison(f"{name}, share of wrapped pixels", share, 0, atol=_WRAPPED_SHARE)
             else:
-                yield Comparison(name, ours, want, atol=1)
+                yield Comparison(name, ours, want, atol=atol)
 
 
-def _rotations(case: ParityCase) -> Iterator[Comparison]:
-    inputs = case.data["inputs"]
-    image, label = make(inputs["pixels"]), make(inputs["labels"]).astype(np.uint8)
-    for result in case.data["expected"]["results"]:
-        angle = result["angle"]
-        yield Comparison(f"angle {angle}", rotate_image(image, angle), *_one_gray_level(result["image"]))
-        yield Comparison(f"angle {angle} labels", rotate_label(label, angle), result["labels"], atol=0)
+def _rotations(data: Mapping[str, Any]) -> Iterator[Comparison]:
+    families(data, "S")
+    assert data["tolerance"]["labels"] == "exact"
+    inputs = data["inputs"]
+    image, label = array(inputs["pixels"]), array(inputs["labels"]).astype(np.uint8)
+    for result in data["expected"]["results"]:
+        angle, want = result["angle"], result["image"]
+        yield Comparison(f"angle {angle}", rotate_image(image, angle), want, **gray_levels(data, want))
+        yield Comparison(f"angle {angle} labels", rotate_label(label, angle), result["labels"], **EXACT)

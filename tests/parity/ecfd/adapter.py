@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tests.parity.building import labelled
 from tests.parity.case_files import Comparison, ParityCase
-from tests.parity.ecfd import attention as parity_attention
-from tests.parity.ecfd import networks as parity_networks
+from tests.parity.ecfd import attention, networks
 
 
 def compare(case: ParityCase) -> Iterator[Comparison]:
     """Yield our value beside the published one, in the order of computation."""
     if "state_dict" not in case.data:
-        yield from parity_attention.compare_operator(case)
+        compare_kind = attention.compare_operator
     elif "d_model" in case.data["config"]:
-        yield from parity_attention.compare_module(case)
-    elif "backbone" in case.data:
-        yield from parity_networks.compare_network(case)
+        compare_kind = attention.compare_module
     else:
-        yield from parity_networks.compare_head(case)
+        compare_kind = networks.compare_network if "backbone" in case.data else networks.compare_head
+    yield from labelled(case, compare_kind(case))

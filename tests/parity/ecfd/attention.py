@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from segcore.layers.deform_attn.layer import DeformableAttention
 from tests.layers.deform_attn.cases import case_inputs
+from tests.parity.building import count, drawn
 from tests.parity.case_files import Comparison, ParityCase
 
 _OPERATOR_TOLERANCE = 3e-5  # of the standard deviation: 1e-5 of the largest value
-_SEEDS = {"query": 0, "features": 1, "grad_output": 3}
 
 
 def compare_operator(case: ParityCase) -> Iterator[Comparison]:
@@ -24,32 +19,22 @@ def compare_operator(case: ParityCase) -> Iterator[Comparison]:
         yield Comparison(name, value, case.data["outputs"][name], atol=_OPERATOR_TOLERANCE)
 
 
-def _draw(case: ParityCase, name: str) -> Tensor:
-    shape = case.data["inputs"][name]["shape"]
-    return torch.from_numpy(np.random.RandomState(_SEEDS[name]).randn(*shape).astype(np.float32))
-
-
-def _reference(case: ParityCase) -> Tensor:
-    given = case.data["inputs"]["reference_points"]
-    return torch.from_numpy(np.random.RandomState(2).rand(*given["shape"]).astype(np.float32))
-
-
 def compare_module(case: ParityCase) -> Iterator[Comparison]:
     """Yield the layer's initial values, its output, and the gradients of its inputs and parameters."""
-    config: dict[str, Any] = case.data["config"]
+    config, inputs, outputs = (case.data[key] for key in ("config", "inputs", "outputs"))
     layer = DeformableAttention(
         config["d_model"], config["n_levels"], config["n_heads"], config["n_points"], config["ratio"]
     )
-    yield Comparison("params", sum(p.numel() for p in layer.parameters()), case.data["params"], atol=0)
-    initial = layer.state_dict()
-    for name, summary in case.data["init"].items():
-        yield Comparison(f"initial {name}", initial[name], summary)
+    yield Comparison("params", count(layer), case.data["params"], atol=0)
+    initial, published = layer.state_dict(), case.data["init"]
+    for name in published:
+        yield Comparison(f"initial {name}", initial[name], published[name])
     layer.load_state_dict(case.published_state(), strict=True)
-    query, features = (_draw(case, name).requires_grad_() for name in ("query", "features"))
-    sizes = [(height, width) for height, width in case.data["inputs"]["spatial_shapes"]]
-    output = layer(query, _reference(case), features, sizes)
-    output.backward(_draw(case, "grad_output"))
+    query, features = (drawn(inputs[name]).requires_grad_() for name in ("query", "features"))
+    sizes = [(height, width) for height, width in inputs["spatial_shapes"]]
+    output = layer(query, drawn(inputs["reference_points"]), features, sizes)
+    output.backward(drawn(inputs["grad_output"]))
     ours = {"output": output.detach(), "grad_query": query.grad, "grad_features": features.grad}
     ours |= {f"grad_{name}": parameter.grad for name, parameter in layer.named_parameters()}
-    for name, summary in case.data["outputs"].items():
-        yield Comparison(name, ours[name], summary)
+    for name in outputs:
+        yield Comparison(name, ours[name], outputs[name])

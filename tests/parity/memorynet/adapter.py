@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from tests.parity.building import labelled
 from tests.parity.case_files import Comparison, ParityCase
-from tests.parity.memorynet import network as parity_network
-from tests.parity.memorynet import parts as parity_parts
-from tests.parity.memorynet import test_time as parity_test_time
-
-_COMPARISONS = {
-    "config": parity_network.compare,
-    "memory_before": parity_parts.compare_updates,
-    "coarse_logits": parity_parts.compare_object_context,
-    "schedules": parity_parts.compare_schedules,
-    "inference": parity_test_time.compare,
-}
+from tests.parity.memorynet import multiscale, network, parts
 
 
 def compare(case: ParityCase) -> Iterator[Comparison]:
     """Yield our value beside the published one, in the order of computation."""
-    entries = {*case.data, *case.data.get("input", ())}
-    kind = next(kind for kind in _COMPARISONS if kind in entries)
-    yield from _COMPARISONS[kind](case)
+    kinds: dict[str, Callable[[ParityCase], Iterator[Comparison]]] = {
+        "config": network.compare,
+        "memory_before": parts.compare_updates,
+        "gather_scale": parts.compare_object_context,
+        "inference": multiscale.compare,
+    }
+    if "schedules" in case.data:
+        yield from parts.compare_schedules(case)
+    else:
+        kind = next(kind for kind in kinds if kind in case.data)
+        yield from labelled(case, kinds[kind](case))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,19 +15,24 @@ from memorynet.memory import update_memory
 from memorynet.recipes import MemorySettings
 from segcore.recipe import Schedule
 from segcore.training.optim import learning_rate
+from tests.parity.building import IGNORE, settled, tensor
 from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.fill import fill, image, labels
+from tests.parity.formulas import evaluate
 
 
 def compare_updates(case: ParityCase) -> Iterator[Comparison]:
     """Carry a memory through the steps of a case; several ranks are run one after the other, then averaged."""
     data = case.data
     memory = _memory_before(data["memory_before"])
+    settled(data, num_classes=memory.shape[0], slots=memory.shape[1], channels=memory.shape[2])
     settings = _settings(data)
     for number, step in enumerate(data["steps"], 1):
         momentum = settings.momentum_at(step["learning_rate"])
         updates = []
-        for rank in step.get("ranks", [step]):
+        ranks = step.get("ranks", [step])
+        settled(data, world_size=len(ranks))
+        for rank in ranks:
             features, label = _batch(data, rank)
             updates.append(update_memory(memory, features, label, momentum, strategy=settings.strategy))
         memory = torch.stack(updates).mean(dim=0)
@@ -47,10 +53,11 @@ def _memory_before(given: Mapping[str, Any]) -> Tensor:
 
 def _settings(data: Mapping[str, Any]) -> MemorySettings:
     momentum = data["momentum"]
+    base_lr = momentum["base_lr"]
     return MemorySettings(
         strategy=data["strategy"],
         momentum=momentum["base_momentum"],
-        momentum_lr=momentum["base_lr"] if momentum["adjust_by_learning_rate"] else 0.0,
+        momentum_lr=base_lr if momentum["adjust_by_learning_rate"] else 0.0,
     )
 
 
@@ -59,19 +66,30 @@ def _batch(data: Mapping[str, Any], rank: Mapping[str, Any]) -> tuple[Tensor, Te
     batch = data.get("batch", data.get("batch_per_rank"))
     features = image((batch, data["channels"], *data["feature_size"]), rank["feature_seed"])
     label = labels((batch, *data["label_size"]), data["num_classes"], seed=rank["label_seed"])
-    if "every pixel set to 255" in data.get("label_rule", ""):
-        label[:] = 255
-    seen = sorted(set(np.unique(label).tolist()) - {255})
-    assert seen == rank.get("classes_seen", seen)
+    label[_unlabeled(data.get("label_rule", ""), label, data["num_classes"])] = IGNORE
+    settled(rank, classes_seen=sorted(set(np.unique(label).tolist()) - {IGNORE}))
     return torch.from_numpy(features), torch.from_numpy(label)
+
+
+def _unlabeled(rule: str, label: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the pixels that a rule sets to 255: none ("labels() as is"), every pixel, or those of a condition.
+
+    A condition is a formula of `label` and `num_classes`, such as "label >= num_classes // 2".
+    """
+    if rule == "" or "as is" in rule:
+        return np.zeros(label.shape, bool)
+    for part in re.split(r"(?:\bare |\bis )?\bset to\b|[;,]", rule):
+        if condition := re.search(r"\blabel (?:is )?([<>=!%].*)", part):
+            return evaluate(f"label {condition[1]}", label=label, num_classes=num_classes)
+    if re.search(r"\b(?:every|all)\b", rule):
+        return np.ones(label.shape, bool)
+    raise ValueError(f"cannot read the label rule {rule!r}")
 
 
 def compare_object_context(case: ParityCase) -> Iterator[Comparison]:
     """Compare the object-context block by its stages."""
-    inputs = {
-        name: torch.from_numpy(image(tuple(given["shape"]), given["seed"]))
-        for name, given in case.data["input"].items()
-    }
+    inputs = {name: tensor(case.data["input"][name]) for name in case.data["input"]}
+    settled(case.data, num_classes=inputs["coarse_logits"].shape[1])
     state = case.published_state()
     block = ObjectContext(inputs["features"].shape[1], case.data["transform_channels"], "ReLU")
     names = {}
@@ -91,8 +109,9 @@ def compare_object_context(case: ParityCase) -> Iterator[Comparison]:
             "attention": block.attention(inputs["features"], regions),
             "output": block(inputs["features"], coarse),
         }
-    for name, published in case.data["outputs"].items():
-        yield Comparison(name, values[name], published)
+    outputs = case.data["outputs"]
+    for name in outputs:
+        yield Comparison(name, values[name], outputs[name])
 
 
 def compare_schedules(case: ParityCase) -> Iterator[Comparison]:
@@ -101,7 +120,8 @@ def compare_schedules(case: ParityCase) -> Iterator[Comparison]:
         total, lr = given["epochs"] * given["iterations_per_epoch"], given["lr"]
         min_lr = 0.01 * lr if given["min_lr"] is None else given["min_lr"]
         schedule = Schedule(iterations=total, power=given["power"], min_lr=min_lr, family="S")
-        settings = MemorySettings(momentum=0.9, momentum_lr=given["momentum_base_lr"])
+        # a case may leave out the published base momentum
+        settings = MemorySettings(momentum=given.get("base_momentum", 0.9), momentum_lr=given["momentum_base_lr"])
         factors = [1.0] if given["backbone_multiplier"] is None else [1.0, given["backbone_multiplier"]]
         for row in given["values"]:
             where = f"{given['recipe']}, iteration {row['iteration']}"

@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcore.backbones.position_bias import PositionBias
 from segcore.backbones.pretrained import create_timm_model
 from segcore.errors import InputError
 from segcore.weights.files import read_checkpoint
-from segcore.weights.names import NameMap
+from segcore.weights.names import Companion, NameMap, Transform
 
 _POOLED = r"(token_mixer|attn)\.(q|k|v|v_local|stride_conv)"
 
@@ -45,12 +47,28 @@ REFERENCE_RENAMES: tuple[tuple[str, str], ...] = (
     (r"ls2\.gamma$", "layer_scale_2"),
     (r"position_bias\.table$", "attention_biases_seg"),
 )
-REFERENCE_DROPPED = (r".*\.attention_biases", r".*\.attention_bias_idxs", r".*\.attention_bias_idxs_seg")
-"""Names in segmentation checkpoints without a tensor of ours: index tables, and the unused ImageNet tables."""
 
+
+def _unused(bias: PositionBias) -> PositionBias:
+    """Return the position bias of a 224x224 image, which segmentation checkpoints have and never read."""
+    with torch.device(bias.table.device):
+        return PositionBias(bias.table.shape[0], bias.grid * 224 // 512, bias.stride)
+
+
+REFERENCE = NameMap(
+    REFERENCE_RENAMES,
+    transforms=(Transform(r".*\.layer_scale_[12]", torch.flatten, lambda scale: scale[:, None, None]),),
+    companions=(
+        Companion("_biases_seg$", "_biases", lambda bias: _unused(bias).table.detach()),
+        Companion("_biases_seg$", "_bias_idxs", lambda bias: _unused(bias).index()),
+        Companion("_biases_seg$", "_bias_idxs_seg", lambda bias: bias.index()),
+    ),
+)
+"""From our names to those of segmentation checkpoints."""
+_TABLES = (r".*\.attention_biases", r".*\.attention_bias_idxs(_seg)?")
 _CLASSIFIERS = (r"norm\..*", r"head\..*", r"head_dist\..*", r"dist_head\..*")
-_AUTHORS = NameMap((*REFERENCE_RENAMES, (r"_seg$", "")), (*REFERENCE_DROPPED, *_CLASSIFIERS))
-_TIMM = NameMap(((r"position_bias\.table$", "attention_biases"),), (*REFERENCE_DROPPED, *_CLASSIFIERS))
+_AUTHORS = NameMap((*REFERENCE_RENAMES, (r"_seg$", "")), (*_TABLES, *_CLASSIFIERS))
+_TIMM = NameMap(((r"position_bias\.table$", "attention_biases"),), (*_TABLES, *_CLASSIFIERS))
 _TABLE = "position_bias.table"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from segcore.layers.kept_by_size import KeptBySize
@@ -32,18 +33,18 @@ class PositionBias(KeptBySize):
     def source(self) -> Tensor:
         return self.table
 
-    def _offsets(self) -> Tensor:
-        """Return the table index of every (query, key) pair, flattened: (queries * keys,) int64."""
+    def index(self) -> Tensor:
+        """Return the place in the table of every pair of the base grid: (queries, keys) int64."""
         keys = torch.arange(self.grid, device=self.table.device)
         distance = (keys[:: self.stride, None] - keys).abs()  # (R/stride, R)
         rows = distance[:, None, :, None] * self.grid
-        return (rows + distance[None, :, None, :]).flatten()
+        return rearrange(rows + distance[None, :, None, :], "y x v u -> (y x) (v u)")
 
     def compute(self, height: int, width: int) -> Tensor:
         """Return B for a key grid of height x width: (heads, queries, keys)."""
         num_heads = self.table.shape[0]
         num_queries = (self.grid // self.stride) ** 2
-        matrix = self.table.index_select(1, self._offsets()).reshape(num_heads, num_queries, self.grid**2)
+        matrix = self.table.index_select(1, self.index().flatten()).reshape(num_heads, num_queries, self.grid**2)
         queries = -(-height // self.stride) * -(-width // self.stride)
         if (queries, height * width) == (num_queries, self.grid**2):
             return matrix  # 512x512, and every grid with as many tokens: the resize is the identity

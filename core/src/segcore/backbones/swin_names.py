@@ -5,9 +5,12 @@ All maps take names with and without the `backbone.` that they have inside a seg
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from torch import Tensor
 
-from segcore.weights.names import NameMap, Transform
+from segcore.weights.names import Companion, NameMap, Transform
 
 _START = r"(^|backbone\.)"
 _BLOCK = rf"({_START}stages\.\d+\.blocks\.\d+\.)"
@@ -15,7 +18,18 @@ _OUTPUT_NORMS = (rf"{_START}norms\.(\d)\.", r"\1norm\2.")
 _CLASSIFIER = (r"norm\..*", r"head\..*")
 _INDEX_TABLES = r"(backbone\.)?\w+\.\d+\.blocks\.\d+\..*(relative_position_index|attn_mask)"
 
-MICROSOFT = NameMap(((rf"{_START}stages\.", r"\1layers."), _OUTPUT_NORMS), (_INDEX_TABLES, *_CLASSIFIER))
+
+def _index_table(attention: Any) -> Tensor:
+    side = math.isqrt(attention.relative_position_index.numel())
+    return attention.relative_position_index.view(side, side)
+
+
+INDEX_TABLE = Companion("relative_position_bias_table$", "relative_position_index", _index_table)
+"""Published beside every position table of attention in windows; ours compute it."""
+
+MICROSOFT = NameMap(
+    ((rf"{_START}stages\.", r"\1layers."), _OUTPUT_NORMS), (_INDEX_TABLES, *_CLASSIFIER), companions=(INDEX_TABLE,)
+)
 """From our names to those of the original release, which ECFD's checkpoints have, too (ecfd/PAPER 6)."""
 
 TIMM = NameMap(
@@ -56,5 +70,6 @@ OPENMMLAB = NameMap(
             _columns_to_openmmlab,
         ),
     ),
+    (INDEX_TABLE,),
 )
 """From our names and column order to those of OpenMMLab, which IIWA's checkpoints have, too (iiwa/PAPER 2)."""

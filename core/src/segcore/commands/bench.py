@@ -34,7 +34,7 @@ class BenchOptions(NetworkOptions):
     amp: AMP = "off"
     """Precision."""
     device: str = "auto"
-    """cpu, cuda or auto."""
+    """cpu, cuda, mps, xpu or auto, as --run.device."""
 
 
 def main(words: list[str]) -> int:
@@ -71,7 +71,7 @@ def measure(paper: Paper, recipe: Recipe, size: tuple[int, int], batches: tuple[
     from segcore.segmentor import StepInfo
     from segcore.training.batches import target_of_labels
 
-    device = distributed.init(recipe.run.device).device
+    device = distributed.current_device(recipe.run.device)
     num_classes = len(dataset_classes(recipe.data).names)
     model = placed(build_model(paper, recipe, num_classes), recipe.run, device)
     image, image_to_learn = (
@@ -98,18 +98,26 @@ def measure(paper: Paper, recipe: Recipe, size: tuple[int, int], batches: tuple[
     rows = [_row(name, _median(run, runs, device), batch) for name, run, batch in forms]
     model.train()
     rows.append(_row("training step", _median(learn, runs, device), batches[1]))
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     title = (
-        f"{size[0]}x{size[1]}, {num_classes} classes, precision {recipe.run.amp}, {where}, torch {torch.__version__}"
+        f"{size[0]}x{size[1]}, {num_classes} classes, precision {recipe.run.amp}, {_processor(device)}, "
+        f"torch {torch.__version__}"
     )
     return [title, f"{'':16}{'batch':>6}{'ms':>10}{'images/s':>10}", *rows, _memory(device)]
+
+
+def _processor(device: torch.device) -> str:
+    import torch
+
+    if device.type == "cpu":
+        return f"{torch.get_num_threads()} CPU threads"
+    return "Apple GPU" if device.type == "mps" else torch.get_device_module(device).get_device_name(device)
 
 
 def _median(run: Callable[[], None], runs: int, device: torch.device) -> float:
     """Return the median seconds of a call, finished on the device."""
     import torch
 
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait = (lambda: None) if device.type == "cpu" else torch.accelerator.synchronize
     seconds = []
     for _ in range(runs + 2):
         wait()
@@ -127,5 +135,5 @@ def _row(name: str, seconds: float, batch: int) -> str:
 def _memory(device: torch.device) -> str:
     from segcore.training.log import used_memory
 
-    kind = "allocated on the GPU" if device.type == "cuda" else "resident in the process"
+    kind = "resident in the process" if device.type == "cpu" else "allocated on the GPU"
     return f"peak memory {used_memory():.0f} MiB {kind}"

@@ -14,6 +14,7 @@ from segcore.files import atomic_write
 from segcore.paper import Paper, load_paper
 from segcore.recipe import Recipe
 from segcore.recipe.plain import to_plain
+from segcore.weights.header import require_checkpoint
 
 if TYPE_CHECKING:
     from segcore.data.base import ClassTable
@@ -54,6 +55,7 @@ def main(words: list[str]) -> int:
         InputError: for files that cannot be read, written or converted.
     """
     options = parse_options("segcore convert", _DESCRIPTION, ConvertOptions, words)
+    require_checkpoint(options.source)
     if options.out.suffix == ".safetensors":
         to_ours(options)
     else:
@@ -65,7 +67,8 @@ def main(words: list[str]) -> int:
 def to_ours(options: ConvertOptions) -> None:
     """Convert a published checkpoint into a weights file of ours, with the recipe and classes in its header."""
     from segcore.build import load_for_recipe  # torch loads only here, so --help is instant
-    from segcore.weights.files import CheckpointMeta, read_checkpoint, run_versions, save_weights
+    from segcore.weights.files import read_checkpoint, run_versions, save_weights
+    from segcore.weights.header import CheckpointMeta
 
     paper = load_paper(options.paper)
     recipe = _find_recipe(paper, options.recipe)
@@ -84,20 +87,23 @@ def to_ours(options: ConvertOptions) -> None:
         scores={},
         versions=run_versions(),
     )
-    save_weights(options.out, model.state_dict(), meta)
+    left_over = paper.name_map(model).left_over(model, loaded.tensors)
+    save_weights(options.out, model.state_dict(), meta, left_over)
 
 
 def to_published(source: Path, out: Path) -> None:
-    """Convert a weights file of ours into the published layout: `state_dict` and `meta` with classes and palette."""
+    """Convert a weights file of ours into a published one: the paper's names, shapes and entry, `meta` with classes."""
     import torch  # only here, so --help is instant
 
-    from segcore.build import build_from_checkpoint
+    from segcore.build import build_from_loaded
+    from segcore.weights.files import read_checkpoint
 
-    model, meta, _ = build_from_checkpoint(source)
-    tensors = load_paper(meta.paper).name_map(model).export(model)
+    loaded = read_checkpoint(source)
+    model, meta, _ = build_from_loaded(loaded)
+    names = load_paper(meta.paper).name_map(model)
     described = {"CLASSES": tuple(meta.classes), "PALETTE": meta.palette, "iter": meta.iteration}
     with atomic_write(out) as file:
-        torch.save({"meta": described, "state_dict": tensors}, file)
+        torch.save({"meta": described, names.container: {**names.export(model), **loaded.left_over}}, file)
 
 
 def _find_recipe(paper: Paper, name: str) -> Recipe:
@@ -112,7 +118,8 @@ def _classes(asked: str, recipe: Recipe, loaded: LoadedCheckpoint) -> ClassTable
 
     from segcore.data import dataset_classes
     from segcore.data.base import ClassTable
-    from segcore.data.folder import make_palette, read_classes
+    from segcore.data.folder import read_classes
+    from segcore.data.palette import make_palette
 
     if asked and Path(asked).is_file():
         return read_classes(Path(asked))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -12,9 +13,17 @@ from segcore.commands.parsing import parse_options
 from segcore.data import DATASETS, create_dataset
 from segcore.errors import InputError
 
-_DESCRIPTION = f"""Count images and classes, find unusable files: reads every file, exit code 2 if one cannot be used.
-Data sets: {", ".join(DATASETS)}."""
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from segcore.data.check import CheckReport
+    from segcore.data.traps import Suspicion
+
+_DESCRIPTION = f"""Count images and classes, find unusable files and what is probably not meant (masks of 0 and 255,
+masks that count from 1, lossy masks, unclear rotations, classes that never occur, one picture in two splits): reads
+every file, exit code 2 if one cannot be used. Data sets: {", ".join(DATASETS)}."""
 _SPLITS = ("train", "val")
+_BAR = 16  # characters of the longest bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,23 +43,71 @@ def main(words: list[str]) -> int:
         InputError: if the data set is unknown or not where the options say.
     """
     options = parse_options("segcore data check", _DESCRIPTION, CheckOptions, words)
-    return max(_check(options, split) for split in options.split or _SPLITS)
+    from segcore.console import PlainConsole  # with the data sets' torch, only where something is read
+    from segcore.data.traps import shared_pictures
+
+    console = PlainConsole(soft_wrap=True)
+    reports: dict[str, CheckReport] = {}
+    for split in dict.fromkeys(options.split or _SPLITS):
+        reports[split] = _check(options, split)
+        console.print(_table(reports[split], f"{options.dataset}, split {split}"))
+        for line in _lines(reports[split]):
+            console.print(line)
+    for suspicion in shared_pictures({split: report.pictures for split, report in reports.items()}):
+        console.print(_sentence(suspicion))
+    return 0 if all(report.is_clean for report in reports.values()) else 2
 
 
-def _check(options: CheckOptions, split: str) -> int:
-    """Check one split and print what was found; returns the exit code."""
-    from rich.console import Console  # with the data sets' torch, only where something is read
+def _check(options: CheckOptions, split: str) -> CheckReport:
+    """Read one split."""
     from rich.progress import Progress
 
-    from segcore.data.check import check_dataset, render
+    from segcore.console import PlainConsole
+    from segcore.data.check import check_dataset
 
     data = options.data(options.dataset)
     dataset = create_dataset(data, options.root, split, list_file=options.list, check_files=False)
     if len(dataset) == 0:
         raise InputError(f"{data.dataset}, split {split}: no images found in {options.root}")
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=PlainConsole(stderr=True), transient=True) as progress:
         task = progress.add_task(f"reading {split}", total=len(dataset))
-        report = check_dataset(dataset, workers=options.threads(), progress=lambda: progress.advance(task))
-    console = Console(soft_wrap=True)
-    console.print(render(report, f"{data.dataset}, split {split}"))
-    return 0 if report.is_clean else 2
+        return check_dataset(dataset, workers=options.threads(), progress=lambda: progress.advance(task))
+
+
+def _table(report: CheckReport, title: str) -> Table:
+    """Return the table of classes."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for heading in ("class", "name"):
+        table.add_column(heading)
+    for heading in ("images", "pixels", "percent"):
+        table.add_column(heading, justify="right")
+    table.add_column("histogram")
+    percent = report.percent()
+    for i, (name, share) in enumerate(zip(report.classes, percent, strict=True)):
+        bar = "█" * round(_BAR * share / max(percent.max(), 1e-9))
+        table.add_row(str(i), name, f"{report.images_with[i]}", f"{report.pixels[i]}", f"{share:.3f}", bar)
+    total = max(int(report.pixels.sum()) + report.ignored, 1)
+    table.add_section()
+    table.add_row("255", "ignored", "", f"{report.ignored}", f"({100 * report.ignored / total:.3f} of all)")
+    return table
+
+
+def _lines(report: CheckReport) -> Iterator[str]:
+    """Yield the counts, the faults and what is suspicious."""
+    sizes = " to ".join(f"{width}x{height}" for height, width in (report.smallest, report.largest))
+    yield f"{report.images} images ({sizes}, width x height), {report.labels} usable labels"
+    for kind, faults in report.faults.items():
+        yield f"{faults.count} x {kind}:"
+        yield from (f"  {message}" for message in faults.messages)
+        if faults.count > len(faults.messages):
+            yield f"  and {faults.count - len(faults.messages)} more"
+    yield from map(_sentence, report.suspicions)
+    if report.is_clean and not report.suspicions:
+        yield "no faults"
+
+
+def _sentence(suspicion: Suspicion) -> str:
+    first = f" (first: {suspicion.names[0]})" if suspicion.names else ""
+    return f"suspicious, {suspicion.kind}: {suspicion.message}{first}"

@@ -12,12 +12,17 @@ from segcore.commands.test import TestOptions, test
 from segcore.errors import InputError
 from segcore.paper import Paper, installed_papers, load_paper
 from segcore.recipe import Recipe
-from segcore.recipe.file import FILE_NAME, read_recipe_file
 from segcore.recipe.ranges import NOT_NEGATIVE, check_ranges
+from segcore.training.run_folder import WorkDirectory
 
 RECIPE = "toy"
 _MAIN = "cgrseg"
-
+_MARK = "demo.txt"
+_FILES = (
+    *(_MARK, "recipe.json", "log.txt", "log.jsonl", "tensorboard", "state-*.pt", "best.*", "last.*", "gallery"),
+    *("report.html", ".*.tmp"),
+)
+"""What a demo leaves in its folder."""
 
 _DESCRIPTION = """Train on generated street scenes from scratch, test single-scale and multi-scale + flip, and write an
 HTML page with curves, scores and predictions. Needs no file, no download, no GPU."""
@@ -34,7 +39,7 @@ class DemoOptions:
     iterations: Annotated[int, NOT_NEGATIVE] = 0
     """Training steps; 0 is the recipe's."""
     device: str = "auto"
-    """cpu, cuda or auto."""
+    """cpu, cuda, mps, xpu or auto, as --run.device."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -49,7 +54,12 @@ def main(words: list[str]) -> int:
     options = parse_options("segcore demo", _DESCRIPTION, DemoOptions, words)
     for paper in _papers(options.paper):
         folder = Path(options.out, paper.name)
-        code = _demonstrate(paper, _recipe(paper, folder, options), folder)
+        directory = WorkDirectory(folder, is_resuming=True, option="--out")
+        try:
+            _make_room(folder)
+            code = _demonstrate(paper, _recipe(paper, folder, options), directory)
+        finally:
+            directory.release()
         if code:
             return code
     return 0
@@ -73,33 +83,31 @@ def _recipe(paper: Paper, folder: Path, options: DemoOptions) -> Recipe:
     return replace(recipe, run=run, schedule=schedule)
 
 
-def _make_room(folder: Path, paper: Paper) -> None:
-    """Remove an earlier demo; a folder with anything else in it is left alone.
+def _make_room(folder: Path) -> None:
+    """Remove an earlier demo from a locked folder, and mark the folder as a demo's.
 
     Raises:
-        InputError: if the folder is in use for something else.
+        InputError: if the folder holds anything else, which is left alone.
     """
-    is_empty = folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock"}
-    if is_empty or not folder.exists():
-        return
-    try:
-        document = read_recipe_file(folder / FILE_NAME)
-        is_demo = (document.paper, document.name) == (paper.name, RECIPE)
-    except InputError:
-        is_demo = False
-    if not is_demo:
-        raise InputError(f"{folder} holds something else than an earlier demo; choose another --out")
-    shutil.rmtree(folder)
+    found = [path for path in folder.iterdir() if path.name != ".lock"]
+    foreign = [path.name for path in found if not any(path.match(pattern) for pattern in _FILES)]
+    is_demo = (folder / _MARK).is_file()
+    if found and (foreign or not is_demo):
+        what = foreign[0] if is_demo else "something else than an earlier demo"
+        raise InputError(f"{folder} holds {what}; choose another --out")
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (folder / _MARK).write_text("segcore demo made this folder, and replaces it when it is run again.\n")
 
 
-def _demonstrate(paper: Paper, recipe: Recipe, folder: Path) -> int:
+def _demonstrate(paper: Paper, recipe: Recipe, directory: WorkDirectory) -> int:
     """Train, test twice, report; returns the exit code of the training."""
     from segcore.report.build import report_run  # torch loads only here, so --help is instant
-    from segcore.report.run_report import find_weights
     from segcore.training.loop import train
+    from segcore.weights.header import find_weights
 
-    _make_room(folder, paper)
-    result = train(paper, RECIPE, recipe)
+    folder = directory.path
+    result = train(paper, RECIPE, recipe, directory)
     if result.exit_code:
         return result.exit_code
     weights = str(find_weights(folder))

@@ -13,6 +13,7 @@ from segcore.commands.parsing import parse_options
 from segcore.errors import InputError, check
 from segcore.files import atomic_write
 from segcore.recipe.ranges import AT_LEAST_1, check_ranges
+from segcore.weights.header import require_checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,6 +49,7 @@ def main(words: list[str]) -> int:
         InputError: for a checkpoint that cannot be read, an unknown suffix, or a missing extra.
     """
     options = parse_options("segcore export", _DESCRIPTION, ExportOptions, words)
+    require_checkpoint(options.checkpoint)
     from segcore.build import build_from_checkpoint  # torch loads only here, so --help is instant
 
     built = build_from_checkpoint(options.checkpoint)

@@ -1,4 +1,4 @@
-"""`segcore`: the commands that belong to no single paper."""
+"""`segcore`: the commands that belong to no single paper, or find it in their words."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from segcore import __version__
-from segcore.commands.running import run_guarded
+from segcore.commands.running import leave_run, run_guarded
 from segcore.errors import InputError
 
 Table = Mapping[str, tuple[str, str]]
 """Command -> module with `main(words) -> int`, or with a table `COMMANDS` of its own, and its line of help."""
 
 COMMANDS: Table = {
+    "train": ("segcore.commands.train", "train a recipe of a paper"),
+    "test": ("segcore.commands.test", "score a checkpoint of ours: it holds its recipe"),
+    "predict": ("segcore.commands.predict", "label maps and overlays of your images by a checkpoint of ours"),
     "data": ("segcore.commands.data", "list the data sets, prepare one, check one: counts, histogram, faults"),
     "score": ("segcore.commands.score", "score a folder of predicted label maps"),
     "convert": ("segcore.commands.convert", "turn a published .pth checkpoint into ours"),
+    "check": ("segcore.commands.check", "tell whether weights and states are whole"),
     "export": ("segcore.commands.export", "write a trained network as torch.export program or ONNX"),
     "count": ("segcore.commands.count", "parameters and multiply-adds of a recipe's network"),
     "bench": ("segcore.commands.bench", "time a recipe's network on this machine"),
@@ -25,8 +29,8 @@ COMMANDS: Table = {
     "demo": ("segcore.commands.demo", "train, test and report on generated scenes in a few minutes"),
 }
 _FOOT = """
-`segcore COMMAND --help` explains one; --debug shows tracebacks. Training, testing and prediction are the
-commands of each paper: <paper>-train, <paper>-test, <paper>-predict."""
+`segcore COMMAND --help` explains one; --debug shows tracebacks. Every paper has <paper>-train, <paper>-test and
+<paper>-predict besides: they name the recipe, and take published checkpoints."""
 
 
 def overview(program: str, table: Table) -> str:
@@ -43,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["--version"]:
         print(f"segcore {__version__}")
         return 0
-    return _choose("segcore", COMMANDS, words)
+    code = _choose("segcore", COMMANDS, words)
+    if argv is None:
+        leave_run(code)
+    return code
 
 
 def _choose(program: str, table: Table, words: list[str]) -> int:

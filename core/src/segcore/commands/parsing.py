@@ -5,13 +5,15 @@ The options of a command are a frozen dataclass beside it, whose field texts are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
-from segcore.commands.recipes import find_recipe, recipe_table
+from segcore.commands.foreign import explain_foreign
+from segcore.commands.recipes import find_recipe, recipe_of_checkpoint, recipe_table
 from segcore.errors import InputError, check
 from segcore.paper import Paper
 from segcore.recipe import Recipe, Schedule
@@ -25,6 +27,7 @@ PATH = tyro.conf.Positional[str]
 class Request:
     """The words of a command that works on a recipe."""
 
+    paper: Paper
     name: str
     """Name of the recipe."""
     recipe: Recipe
@@ -85,24 +88,28 @@ def _factors(
     )
 
 
-def _boolean_options(value: Any, prefix: str = "") -> set[str]:
-    """Return the option names (with aliases, with hyphens) of every boolean field of a dataclass instance or class."""
-    cls = value if isinstance(value, type) else type(value)
-    names: set[str] = set()
-    for name, hint in get_type_hints(cls, include_extras=True).items():
-        inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+def _option_types(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return option name (aliases too, with hyphens) -> type of every option of a dataclass instance or class."""
+    hints = get_type_hints(value if isinstance(value, type) else type(value), include_extras=True)
+    found: dict[str, Any] = {}
+    for part in fields(value):
+        hint = hints[part.name]
+        inner, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if tyro.conf.Positional in extras or tyro.conf.Suppress in extras:
+            continue
         if is_dataclass(inner):
-            nested = inner if isinstance(value, type) else getattr(value, name)
-            names |= _boolean_options(nested, f"{prefix}{name}.")
-        elif inner is bool:
-            names.add(f"--{prefix}{name}".replace("_", "-"))
-            for extra in get_args(hint)[1:]:
-                names |= set(getattr(extra, "aliases", None) or ())
-    return names
+            nested = inner if isinstance(value, type) else getattr(value, part.name)
+            found |= _option_types(nested, f"{prefix}{part.name}.")
+        else:
+            found[f"--{prefix}{part.name}".replace("_", "-")] = inner
+            for extra in extras:
+                found |= dict.fromkeys(getattr(extra, "aliases", None) or (), inner)
+    return found
 
 
-def _spell_out_flags(argv: Sequence[str], flags: set[str]) -> list[str]:
-    """Let `--resume` stand for `--resume true`."""
+def _spell_out_flags(argv: Sequence[str], types: Mapping[str, Any]) -> list[str]:
+    """Let `--resume` stand for `--resume true`; `types` are those of the options."""
+    flags = {name for name, kind in types.items() if kind is bool}
     result: list[str] = []
     for i, word in enumerate(argv):
         result.append(word)
@@ -118,7 +125,7 @@ def parse_options(program: str, description: str, options: type[Options], words:
         options,
         prog=program,
         description=description,
-        args=_spell_out_flags(words, _boolean_options(options)),
+        args=_spell_out_flags(words, _option_types(options)),
         registry=_RULES,
         config=(tyro.conf.FlagConversionOff,),
     )
@@ -134,40 +141,70 @@ def _overview(program: str, paper: Paper, arguments: str) -> str:
     )
 
 
-def parse_recipe(
-    program: str, paper: Paper, words: Sequence[str], options: type = _NoOptions, default: Recipe | None = None
-) -> Request | None:
+def _arguments(options: type) -> str:
+    return " ".join(f.name.upper() for f in fields(options) if f.name in ("checkpoint", "inputs"))
+
+
+def parse_recipe(program: str, paper: Paper, words: Sequence[str], options: type = _NoOptions) -> Request | None:
     """Parse RECIPE, the command's own options and those of the recipe; None where only help or the list is asked for.
 
     Raises:
         InputError: for an unknown recipe or an impossible value. tyro itself exits with code 2 on unknown options.
     """
-    arguments = " ".join(f.name.upper() for f in fields(options) if f.name in ("checkpoint", "inputs"))
     if not words or words[0] in ("-h", "--help", "--list"):
-        print(recipe_table(paper) if words and words[0] == "--list" else _overview(program, paper, arguments))
+        print(recipe_table(paper) if words and words[0] == "--list" else _overview(program, paper, _arguments(options)))
         if not words:
             raise InputError(f"a recipe is needed as the first argument, for example {next(iter(paper.recipes))}")
         return None
     name, default = find_recipe(paper, words[0])
     if not default.run.work_dir:
         default = replace(default, run=replace(default.run, work_dir=f"work_dirs/{paper.name}-{name}"))
+    return _parse(f"{program} {words[0]}", Request(paper, name, default, options), words[1:])
 
+
+def parse_checkpoint(program: str, about: str, words: Sequence[str], options: type) -> Request | None:
+    """Parse the words of a command whose first one is a checkpoint of ours; None where only help is asked for.
+
+    The options of the recipe in the file are the defaults.
+
+    Raises:
+        InputError: for a file that cannot be read or is not ours, or an impossible value.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        print(
+            f"usage: {program} {_arguments(options)} [--section.field VALUE ...]\n\n{about}\n\n"
+            "CHECKPOINT is a weights file of ours (.safetensors), which says its paper and its recipe.\n"
+            f"`{program} CHECKPOINT --help` lists every option; --debug shows tracebacks.\n"
+            "Published files (.pth) do not say theirs: <paper>-test and <paper>-predict take them with a recipe."
+        )
+        if not words:
+            raise InputError("a checkpoint is needed as the first argument")
+        return None
+    if words[0].startswith("-"):
+        raise InputError(f"the first argument must be a checkpoint, got {words[0]!r}")
+    return _parse(program, Request(*recipe_of_checkpoint(Path(words[0])), options), words)
+
+
+def _parse(program: str, asked: Request, words: Sequence[str]) -> Request:
+    """Return what is asked for with the words' options; its `options` are a class before."""
+    default, options = asked.recipe, asked.options
+    types = _option_types(default) | _option_types(options)
+    explain_foreign(words, types)
     unprefixed = tyro.conf.arg(name="")
     parts = [
         ("options", Annotated[options, unprefixed]),
         ("recipe", Annotated[Recipe, unprefixed], field(default=default)),
     ]
-    flags = _boolean_options(default) | _boolean_options(options)
     parsed = tyro.cli(
         make_dataclass("Command", parts, frozen=True, kw_only=True),
-        prog=f"{program} {words[0]}",
-        description=f"{paper.title}. Recipe {name}.",
-        args=_spell_out_flags(words[1:], flags),
+        prog=program,
+        description=f"{asked.paper.title}. Recipe {asked.name}.",
+        args=_spell_out_flags(words, types),
         registry=_RULES,
         config=(tyro.conf.FlagConversionOff,),
     )
     _check_warmup(default.schedule, parsed.recipe.schedule)
-    return Request(name, parsed.recipe, parsed.options)
+    return Request(asked.paper, asked.name, parsed.recipe, parsed.options)
 
 
 def _check_warmup(default: Schedule, asked: Schedule) -> None:

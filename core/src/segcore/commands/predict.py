@@ -1,4 +1,4 @@
-"""`<paper>-predict RECIPE CHECKPOINT INPUT...`: label maps and overlays of images and videos."""
+"""`<paper>-predict RECIPE CHECKPOINT INPUT...`, `segcore predict CHECKPOINT INPUT...`: label maps and overlays."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import tyro
 
-from segcore.commands.parsing import parse_recipe
+from segcore.commands.parsing import Request, parse_checkpoint, parse_recipe
 from segcore.commands.running import Command, command
 from segcore.errors import InputError
 from segcore.files import Output, check_opacity, check_outputs, make_folder
 from segcore.paper import Paper
 from segcore.recipe import Recipe
+from segcore.weights.header import require_checkpoint
 
 if TYPE_CHECKING:
     import numpy as np
 
     from segcore.predictor import Predictor
+
+
+_ABOUT = "Write label maps and overlays of images, folders of images and videos."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,30 +49,43 @@ class PredictOptions:
 def predict_command(paper: Paper) -> Command:
     """Return the console script that predicts with a paper's networks."""
     program = f"{paper.name}-predict"
+    return command(program, lambda words: _run(parse_recipe(program, paper, words, PredictOptions)))
 
-    def body(words: list[str]) -> int:
-        request = parse_recipe(program, paper, words, PredictOptions)
-        if request is not None:
-            predict(paper, request.recipe, request.options)
-        return 0
 
-    return command(program, body)
+def main(words: list[str]) -> int:
+    """Run `segcore predict CHECKPOINT INPUT...`; returns the exit code.
+
+    Raises:
+        InputError: see `predict`.
+    """
+    return _run(parse_checkpoint("segcore predict", _ABOUT, words, PredictOptions))
+
+
+def _run(asked: Request | None) -> int:
+    if asked is not None:
+        predict(asked.paper, asked.recipe, asked.options)
+    return 0
 
 
 def predict(paper: Paper, recipe: Recipe, options: PredictOptions) -> None:
-    """Write label maps and overlays for the user's own images.
+    """Write label maps and overlays for the user's own images; several processes share them.
 
     Raises:
         InputError: for inputs that cannot be read, outputs that would replace them, or a checkpoint of another model.
     """
+    require_checkpoint(Path(options.checkpoint))
+    work = plan(options)
+    from segcore import distributed
     from segcore.predictor import Predictor  # torch loads only here, so --help is instant
 
-    check_opacity(options.opacity)
+    world = distributed.init(recipe.run.device)
+    distributed.barrier()  # nobody writes while another still lists its inputs; from here on, each works alone
+    distributed.shutdown()
     predictor = Predictor.from_checkpoint(
-        options.checkpoint, paper=paper, recipe=recipe, unsafe=options.unsafe, device=recipe.run.device
+        options.checkpoint, paper=paper, recipe=recipe, unsafe=options.unsafe, device=world.device
     )
     predictor = replace(predictor, protocol=recipe.evaluate.protocol(options.aug_test))
-    run(predictor, list(options.inputs), Path(options.out), opacity=options.opacity, show_dir=options.show_dir)
+    run(predictor, work.share(world.rank, world.size))
 
 
 class _Job(NamedTuple):
@@ -78,60 +95,104 @@ class _Job(NamedTuple):
     name: str
 
 
-def run(
-    predictor: Predictor, inputs: Sequence[str], out_dir: Path, *, opacity: float = 0.5, show_dir: str = ""
-) -> list[Path]:
-    """Predict images, folders of images and videos, and say what was written.
+@dataclass(frozen=True)
+class Plan:
+    """What is predicted, and where the results go.
 
     An image gives the label map OUT/NAME.png (palette PNG of class numbers) and an overlay, SHOW/NAME.jpg or, without
-    `show_dir`, OUT/NAME_overlay.jpg. A video gives the overlay video OUT/NAME_overlay.mp4.
+    --show-dir, OUT/NAME_overlay.jpg. A video gives the overlay video OUT/NAME_overlay.mp4.
+    """
 
-    Args:
-        inputs: image files, folders (searched recursively; NAME is then the path inside) and video files.
-        opacity: of the overlays, 0 to 1.
+    jobs: Sequence[_Job]
+    videos: Sequence[Path]
+    options: PredictOptions
+    whose: str = ""
+    """Which process does it, for what is said in the end; empty for the only one."""
+
+    def share(self, rank: int, size: int) -> Plan:
+        """Return what process `rank` of `size` does: every image and video is done by one."""
+        whose = f" (process {rank + 1} of {size})" if size > 1 else ""
+        return Plan(self.jobs[rank::size], self.videos[rank::size], self.options, whose)
+
+    def label(self, job: _Job) -> Path:
+        """Return where the label map of an image goes."""
+        return Path(self.options.out, f"{job.name}.png")
+
+    def overlay(self, job: _Job) -> Path:
+        """Return where the overlay of an image goes."""
+        folder = self.options.show_dir
+        return Path(folder, f"{job.name}.jpg") if folder else Path(self.options.out, f"{job.name}_overlay.jpg")
+
+    def video(self, video: Path) -> Path:
+        """Return where the overlay video goes."""
+        return Path(self.options.out, f"{video.stem}_overlay.mp4")
+
+    def outputs(self) -> Iterator[Output]:
+        """Yield every file that will be written."""
+        for job in self.jobs:
+            yield Output(self.label(job), job.source, "--out")
+            yield Output(self.overlay(job), job.source, "--show-dir" if self.options.show_dir else "--out")
+        for video in self.videos:
+            yield Output(self.video(video), video, "--out")
+
+
+def plan(options: PredictOptions) -> Plan:
+    """Return what is to be done, its folders made; torch is not needed for it.
+
+    Raises:
+        InputError: for an input that does not exist, an empty folder, outputs that collide with one another or with an
+            input, or a folder that cannot be written.
+    """
+    check_opacity(options.opacity)
+    folders = {"--out": options.out, "--show-dir": options.show_dir}
+    found = Plan(*_sort_inputs(options.inputs, [Path(folder or options.out) for folder in folders.values()]), options)
+    check_outputs(found.outputs(), [*(job.source for job in found.jobs), *found.videos])
+    for option, folder in folders.items():
+        if folder:
+            make_folder(Path(folder), option)
+    return found
+
+
+def run(predictor: Predictor, work: Plan) -> list[Path]:
+    """Predict images and videos, and say what was written.
 
     Returns:
         The files written, in order.
 
     Raises:
-        InputError: for an input that does not exist or cannot be read, an empty folder, outputs that collide with one
-            another or with an input, or a folder that cannot be written.
+        InputError: for an input that cannot be read, or a file that cannot be written.
     """
-    from rich.console import Console
     from rich.progress import track
 
+    from segcore.console import PlainConsole
     from segcore.images.label_files import save_label, save_overlay
     from segcore.images.video import redraw_video
     from segcore.images.visualize import overlay
     from segcore.predictor import to_pixels
 
-    check_opacity(opacity)
-    jobs, videos = _sort_inputs(inputs, [out_dir, Path(show_dir or out_dir)])
-    check_outputs(_outputs(jobs, videos, out_dir, show_dir), [*(job.source for job in jobs), *videos])
-    make_folder(out_dir, "--out")
-    if show_dir:
-        make_folder(Path(show_dir), "--show-dir")
+    palette, opacity = predictor.classes.palette, work.options.opacity
     written: list[Path] = []
-    for job in track(jobs, "predicting", console=Console(stderr=True), transient=True, disable=len(jobs) < 2):
-        image = to_pixels(job.source)
+    is_quiet = len(work.jobs) < 2 or bool(work.whose)
+    for job in track(work.jobs, "predicting", console=PlainConsole(stderr=True), transient=True, disable=is_quiet):
+        image = to_pixels(job.source, predictor.max_pixels)
         label = predictor(image).label
-        written.append(save_label(_label_path(job, out_dir), label, predictor.classes.palette))
-        picture = _overlay_path(job, out_dir, show_dir)
-        written.append(save_overlay(picture, image, label, predictor.classes.palette, opacity))
+        written.append(save_label(work.label(job), label, palette))
+        written.append(save_overlay(work.overlay(job), image, label, palette, opacity))
 
     def show(frame: np.ndarray) -> np.ndarray:
-        return overlay(frame, predictor(frame).label, predictor.classes.palette, opacity)
+        return overlay(frame, predictor(frame).label, palette, opacity)
 
-    written += [redraw_video(video, _video_path(video, out_dir), show) for video in videos]
-    parts = [f"{len(jobs)} label maps and overlays"] if jobs else []
-    parts += [f"{len(videos)} overlay videos"] if videos else []
-    Console().print(f"wrote {' and '.join(parts)} to {out_dir}", soft_wrap=True, highlight=False)
+    written += [redraw_video(video, work.video(video), show) for video in work.videos]
+    parts = [f"{len(work.jobs)} label maps and overlays"] if work.jobs else []
+    parts += [f"{len(work.videos)} overlay videos"] if work.videos else []
+    told = " and ".join(parts) or "nothing"
+    PlainConsole(soft_wrap=True).print(f"wrote {told} to {work.options.out}{work.whose}")
     return written
 
 
 def _sort_inputs(inputs: Sequence[str], outputs: Sequence[Path]) -> tuple[list[_Job], list[Path]]:
     """Return the images and the videos among the inputs, folders expanded without output folders inside them."""
-    from segcore.data.base import IMAGE_SUFFIXES, find_files
+    from segcore.data.listing import IMAGE_SUFFIXES, find_files
     from segcore.images.video import VIDEO_SUFFIXES
 
     jobs: list[_Job] = []
@@ -160,24 +221,3 @@ def _sort_inputs(inputs: Sequence[str], outputs: Sequence[Path]) -> tuple[list[_
             known = ", ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
             raise InputError(f"{path} is neither an image nor a video by its suffix (known: {known})")
     return jobs, videos
-
-
-def _label_path(job: _Job, out_dir: Path) -> Path:
-    return out_dir / f"{job.name}.png"
-
-
-def _overlay_path(job: _Job, out_dir: Path, show_dir: str) -> Path:
-    return Path(show_dir, f"{job.name}.jpg") if show_dir else out_dir / f"{job.name}_overlay.jpg"
-
-
-def _video_path(video: Path, out_dir: Path) -> Path:
-    return out_dir / f"{video.stem}_overlay.mp4"
-
-
-def _outputs(jobs: Sequence[_Job], videos: Sequence[Path], out_dir: Path, show_dir: str) -> Iterator[Output]:
-    """Yield every file that will be written."""
-    for job in jobs:
-        yield Output(_label_path(job, out_dir), job.source, "--out")
-        yield Output(_overlay_path(job, out_dir, show_dir), job.source, "--show-dir" if show_dir else "--out")
-    for video in videos:
-        yield Output(_video_path(video, out_dir), video, "--out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -11,8 +12,9 @@ import tyro
 from segcore.errors import InputError
 from segcore.paper import Paper, installed_papers, load_paper
 from segcore.recipe import Recipe
-from segcore.recipe.file import read_recipe
+from segcore.recipe.file import read_recipe, recipe_from_plain
 from segcore.recipe.ranges import NOT_NEGATIVE, check_ranges
+from segcore.weights.header import read_meta
 
 
 def recipe_table(paper: Paper) -> str:
@@ -45,6 +47,22 @@ def find_recipe(paper: Paper, word: str) -> tuple[str, Recipe]:
     close = get_close_matches(word, paper.recipes, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(close)}?" if close else "--list prints them"
     raise InputError(f"{paper.name} has no recipe {word!r} (nor is it a recipe.json or work directory); {hint}")
+
+
+def recipe_of_checkpoint(path: Path) -> tuple[Paper, str, Recipe]:
+    """Return the paper of one of our weights files, and the name and the options of the recipe it was trained with.
+
+    Raises:
+        InputError: if the file cannot be read, is not ours, or its paper is not installed.
+    """
+    meta = read_meta(path)
+    if meta is None:
+        raise InputError(
+            f"{path} does not say its recipe, as a file of <paper>-train or segcore convert does; give it to the "
+            "command of its paper, with its recipe: <paper>-test RECIPE CHECKPOINT"
+        )
+    paper = load_paper(meta.paper)
+    return paper, meta.recipe_name, recipe_from_plain(paper, meta.recipe, str(path))
 
 
 @dataclass(frozen=True, kw_only=True)

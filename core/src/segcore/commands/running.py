@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -31,14 +32,25 @@ def run_guarded(program: str, argv: Sequence[str] | None, body: Callable[[list[s
     # Threads that wait for each other spin only briefly: two runs on two cores then share them instead of starving
     # each other (measured: 15 images/s each instead of 2), for 7 % of the speed of a run alone.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a letter gets its number instead
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     code = _run(program, words, body)
-    if argv is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # torch's threads of the process group may abort a process that is being torn down (seen with gloo): leave now
+    if argv is None:
+        leave_run(code)
+    return code
+
+
+def leave_run(code: int) -> None:
+    """End this process where it is one of several; else return.
+
+    torch's threads of the process group may abort a process that is being torn down (seen with gloo).
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    return code
 
 
 def _run(program: str, words: list[str], body: Callable[[list[str]], int]) -> int:
@@ -46,9 +58,11 @@ def _run(program: str, words: list[str], body: Callable[[list[str]], int]) -> in
     try:
         return body([word for word in words if word != "--debug"])
     except InputError as error:
+        from segcore.console import printable  # with rich, only where something is shown
+
         if is_debug:
             traceback.print_exc()
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)

@@ -45,16 +45,17 @@ def main(words: list[str]) -> int:
     """
     options = parse_options("segcore score", _DESCRIPTION, ScoreOptions, words)
     check_metrics(options.eval, options.dataset)
-    from rich.console import Console  # with torch, only where something is scored
-    from rich.progress import Progress
-
     from segcore.data.base import FileDataset
-    from segcore.evaluation.label_folder import count_predictions
 
     dataset = create_dataset(options.data(options.dataset), options.root, options.split, list_file=options.list)
     if not isinstance(dataset, FileDataset):
         raise InputError(f"{dataset.name} is generated, so no files can be matched with it; choose a data set of files")
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    from rich.progress import Progress  # with torch, only where something is scored
+
+    from segcore.console import PlainConsole
+    from segcore.evaluation.label_folder import count_predictions
+
+    with Progress(console=PlainConsole(stderr=True), transient=True) as progress:
         task = progress.add_task("scoring", total=len(dataset))
         matrix = count_predictions(
             options.folder,
@@ -64,5 +65,5 @@ def main(words: list[str]) -> int:
             progress=lambda number: progress.advance(task, number),
         )
     head = f"{len(dataset)} images of {dataset.name} {options.split}"
-    print_scores(Console(soft_wrap=True, highlight=False), matrix.scores(), dataset.classes, options.eval, head)
+    print_scores(PlainConsole(soft_wrap=True), matrix.scores(), dataset.classes, options.eval, head)
     return 0

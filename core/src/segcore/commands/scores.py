@@ -9,8 +9,7 @@ from segcore.errors import InputError
 from segcore.evaluation import CITYSCAPES, METRICS
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from segcore.console import PlainConsole
     from segcore.data.base import ClassTable
     from segcore.evaluation.metrics import Scores
 
@@ -29,10 +28,20 @@ def check_metrics(names: Sequence[str], dataset: str) -> None:
         raise InputError(f"--eval cityscapes scores the data set cityscapes, not {dataset}; choose mIoU")
 
 
+def summarize(scores: Scores, names: Sequence[str]) -> dict[str, float]:
+    """Return what --eval asks for, 0 to 1: averages and scores of classes, by their names."""
+    from segcore.evaluation.label_folder import cityscapes_summary
+
+    summary = scores.summary(_metrics(names))
+    if CITYSCAPES in names:
+        summary |= {f"cityscapes.{key}": value for key, value in cityscapes_summary(scores).items()}
+    return summary
+
+
 def print_scores(
-    console: Console, scores: Scores, classes: ClassTable, names: Sequence[str], head: str, note: str = ""
-) -> dict[str, float]:
-    """Print the table of classes, `head`, then one line per score, and return the scores, 0 to 1, by their names.
+    console: PlainConsole, scores: Scores, classes: ClassTable, names: Sequence[str], head: str, note: str = ""
+) -> None:
+    """Print the table of classes, `head`, then one line per score.
 
     Args:
         names: as given to --eval; mIoU comes last where it was not asked for.
@@ -41,15 +50,16 @@ def print_scores(
     from segcore.evaluation.label_folder import cityscapes_summary
     from segcore.evaluation.score_table import score_table
 
-    metrics = tuple(name for name in names if name in METRICS) or ("mIoU",)
+    metrics = _metrics(names)
     console.print(score_table(scores, classes, metrics))
     console.print(head)
-    summary = scores.summary(metrics)
     if CITYSCAPES in names:
         for key, value in cityscapes_summary(scores).items():
             console.print(f"{key} {100 * value:.2f}")
-            summary[f"cityscapes.{key}"] = value
     for metric in dict.fromkeys((*metrics, "mIoU")):
         value = scores.summary((metric,))[metric]
         console.print(f"{metric} {100 * value:.2f}{note if metric == 'mIoU' else ''}")
-    return summary
+
+
+def _metrics(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in METRICS) or ("mIoU",)

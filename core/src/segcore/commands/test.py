@@ -1,9 +1,8 @@
-"""`<paper>-test RECIPE CHECKPOINT`: score a checkpoint, or write its predictions."""
+"""`<paper>-test RECIPE CHECKPOINT`, `segcore test CHECKPOINT`: score a checkpoint, or write its predictions."""
 
 from __future__ import annotations
 
-import json
-import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,20 +11,27 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
-from segcore.commands.parsing import parse_recipe
+from segcore.commands.parsing import Request, parse_checkpoint, parse_recipe
 from segcore.commands.running import Command, command
-from segcore.commands.scores import check_metrics, print_scores
-from segcore.data import create_dataset
+from segcore.commands.scores import check_metrics, print_scores, summarize
+from segcore.data import choose_test_split, create_dataset
 from segcore.errors import InputError
-from segcore.files import Output, atomic_write, check_opacity, check_outputs, make_folder
+from segcore.evaluation.score_files import ScoredImages, ScoreFile, defined, file_hash, now, score_path, write_score
+from segcore.files import Output, check_opacity, check_outputs, make_folder
 from segcore.paper import Paper
-from segcore.recipe import Recipe
+from segcore.recipe import Evaluate, Recipe
+from segcore.weights.header import require_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from segcore.data.base import FileDataset, Sample, SegmentationDataset
     from segcore.evaluation.metrics import Scores
+
+
+_ABOUT = (
+    """Score a checkpoint on the test split of its recipe, and write the score beside it; or write its predictions."""
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +61,22 @@ class TestOptions:
 def test_command(paper: Paper) -> Command:
     """Return the console script that tests a paper's networks."""
     program = f"{paper.name}-test"
+    return command(program, lambda words: _run(parse_recipe(program, paper, words, TestOptions)))
 
-    def body(words: list[str]) -> int:
-        request = parse_recipe(program, paper, words, TestOptions)
-        if request is not None:
-            test(paper, request.name, request.recipe, request.options)
-        return 0
 
-    return command(program, body)
+def main(words: list[str]) -> int:
+    """Run `segcore test CHECKPOINT`; returns the exit code.
+
+    Raises:
+        InputError: see `test`.
+    """
+    return _run(parse_checkpoint("segcore test", _ABOUT, words, TestOptions))
+
+
+def _run(asked: Request | None) -> int:
+    if asked is not None:
+        test(asked.paper, asked.name, asked.recipe, asked.options)
+    return 0
 
 
 def _check(options: TestOptions, dataset: str) -> None:
@@ -81,19 +95,26 @@ def _overlay_path(options: TestOptions, name: str) -> Path:
     return Path(options.show_dir, f"{name}.jpg")
 
 
-def _check_outputs(options: TestOptions, recipe: Recipe, dataset: SegmentationDataset) -> None:
+def _check_outputs(options: TestOptions, dataset: SegmentationDataset) -> None:
     """Refuse before the work what would replace a file of the data set or cannot be written after it."""
     from segcore.data.base import FileDataset
 
     if isinstance(dataset, FileDataset):  # the others have no files that could be replaced
         files = [path for index in range(len(dataset)) for path in dataset.files(index) if path is not None]
         check_outputs(_outputs(options, dataset), files)
-    folders = {"--out": options.out, "--show-dir": options.show_dir}
-    if not options.format_only:
-        folders["--work-dir"] = recipe.run.work_dir or "."
-    for option, folder in folders.items():
+    for option, folder in {"--out": options.out, "--show-dir": options.show_dir}.items():
         if folder:
             make_folder(Path(folder), option)
+
+
+def _score_folder(checkpoint: str, work_dir: str) -> tuple[Path, str]:
+    """Return where the score goes, and why it is not beside the weights where it cannot be."""
+    beside = Path(checkpoint).parent
+    try:
+        return make_folder(beside, ""), ""
+    except InputError:
+        why = f" (the folder of the weights, {beside}, cannot be written)"
+        return make_folder(Path(work_dir or "."), "--work-dir"), why
 
 
 def _outputs(options: TestOptions, dataset: FileDataset) -> Iterator[Output]:
@@ -125,80 +146,125 @@ def _writer(options: TestOptions, dataset: SegmentationDataset) -> Callable[[int
     return write
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Test:
+    """A test that can begin: its data set opened, its options and outputs checked, all before torch is loaded."""
+
+    paper: Paper
+    name: str
+    recipe: Recipe
+    options: TestOptions
+    protocol: Evaluate
+    dataset: SegmentationDataset
+    folder: Path
+    """Where the score goes."""
+    why: str
+    """Why that is not beside the weights; empty where it is."""
+    split_note: str
+    """That another split is tested than the recipe says; empty where it is not."""
+
+
+def _prepare(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> _Test:
+    protocol = recipe.evaluate.protocol(options.aug_test)
+    _check(options, recipe.data.dataset)
+    require_checkpoint(Path(options.checkpoint))
+    data, split_note = choose_test_split(recipe.data, recipe.run.data)
+    recipe = replace(recipe, data=data)
+    dataset = create_dataset(data, recipe.run.data, data.test_split, list_file=data.test_list)
+    protocol.check_classes(len(dataset.classes.names))
+    _check_outputs(options, dataset)
+    folder, why = (Path(), "") if options.format_only else _score_folder(options.checkpoint, recipe.run.work_dir)
+    return _Test(
+        paper=paper,
+        name=name,
+        recipe=recipe,
+        options=options,
+        protocol=protocol,
+        dataset=dataset,
+        folder=folder,
+        why=why,
+        split_note=split_note,
+    )
+
+
 def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Scores | None:
     """Score a checkpoint on the recipe's test split, or write its predictions for a test server.
 
-    Prints the per-class table and a final `mIoU` line; writes `eval_<scale>_<time>.json` into the work directory.
+    Prints the per-class table and a final `mIoU` line; writes the score beside the weights (`score_path`).
 
     Raises:
         InputError: for impossible options, unusable data, outputs that would replace the data set's files or cannot be
             written, or a checkpoint of another model.
     """
-    _check(options, recipe.data.dataset)
+    asked = _prepare(paper, name, recipe, options)
     from segcore import distributed  # torch loads only here, so --help is instant
     from segcore.build import model_for_checkpoint, placed
     from segcore.evaluation.evaluate import evaluate
 
     world = distributed.init(recipe.run.device)
     try:
-        data = recipe.data
-        dataset = create_dataset(data, recipe.run.data, data.test_split, list_file=data.test_list)
-        _check_outputs(options, recipe, dataset)
-        num_classes = len(dataset.classes.names)
+        if asked.split_note and world.is_main:
+            print(asked.split_note, file=sys.stderr)
+        # before it is loaded: a training may go on and replace it
+        sha256 = file_hash(Path(options.checkpoint)) if world.is_main else ""
+        num_classes = len(asked.dataset.classes.names)
         model = model_for_checkpoint(paper, recipe, num_classes, options.checkpoint, unsafe=options.unsafe)
         model = placed(model, recipe.run, world.device).eval()
         started = time.perf_counter()
         scores = evaluate(
             model,
-            dataset,
-            recipe.evaluate.protocol(options.aug_test),
+            asked.dataset,
+            asked.protocol,
             device=world.device,
-            workers=data.workers,
+            workers=recipe.data.workers,
             amp=recipe.run.amp,
-            on_prediction=_writer(options, dataset),
+            on_prediction=_writer(options, asked.dataset),
             with_labels=not options.format_only,
             show_progress=world.is_main,
         )
-        seconds = time.perf_counter() - started
         if world.is_main:
-            _report(paper, name, recipe, options, dataset, scores, seconds)
+            _report(asked, scores, time.perf_counter() - started, sha256)
         distributed.barrier()  # the others must not end, and their connections with them, while the first one writes
         return None if options.format_only else scores
     finally:
         distributed.shutdown()
 
 
-def _report(
-    paper: Paper,
-    name: str,
-    recipe: Recipe,
-    options: TestOptions,
-    dataset: SegmentationDataset,
-    scores: Scores,
-    seconds: float,
-) -> None:
-    from rich.console import Console
+def _report(asked: _Test, scores: Scores, seconds: float, sha256: str) -> None:
+    """Write the score and print it, or say that predictions were written."""
+    from segcore.console import PlainConsole
 
-    console = Console()
-    rate = f"{len(dataset)} images in {seconds:.1f} s ({len(dataset) / seconds:.2f} images/s)"
+    console, options, count = PlainConsole(soft_wrap=True), asked.options, len(asked.dataset)
+    rate = f"{count} images in {seconds:.1f} s ({count / seconds:.2f} images/s)"
     if options.format_only:
-        console.print(f"wrote {len(dataset)} predictions for the {dataset.name} server to {options.out}; {rate}")
+        console.print(f"wrote {count} predictions for the {asked.dataset.name} server to {options.out}; {rate}")
         return
-    published = _published(paper, name, recipe, options.aug_test)
+    path = _write_score(asked, summarize(scores, options.eval), sha256)
+    published = _published(asked.paper, asked.name, asked.recipe, options.aug_test)
     note = f" (published {published:g})" if published is not None else ""
-    protocol = "ms+flip" if options.aug_test else "single scale"
-    head = f"{paper.name} {name}, {dataset.name} {recipe.data.test_split}, {protocol}: {rate}"
-    summary = print_scores(console, scores, dataset.classes, options.eval, head, note)
-    result = {"checkpoint": options.checkpoint, "protocol": protocol, "images": len(dataset)}
-    _save(Path(recipe.run.work_dir), "multi" if options.aug_test else "single", result, summary)
+    what = f"{asked.paper.name} {asked.name}, {asked.dataset.name} {asked.recipe.data.test_split}"
+    head = f"{what}, {asked.protocol.words}: {rate}\nscore: {path}{asked.why}"
+    print_scores(console, scores, asked.dataset.classes, options.eval, head, note)
 
 
-def _save(folder: Path, scale: str, result: dict[str, object], summary: Mapping[str, float]) -> None:
-    """Write eval_<scale>_scale_<time>.json; scores of absent classes, NaN, become null: JSON knows no NaN."""
-    metric = {name: value if math.isfinite(value) else None for name, value in summary.items()}
-    text = json.dumps({**result, "metric": metric}, indent=1, allow_nan=False)
-    with atomic_write(folder / f"eval_{scale}_scale_{time.strftime('%Y%m%d_%H%M%S')}.json") as file:
-        file.write(f"{text}\n".encode())
+def _write_score(asked: _Test, metric: Mapping[str, float], sha256: str) -> Path:
+    weights, recipe = Path(asked.options.checkpoint), asked.recipe
+    data = ScoredImages.of(recipe.data, recipe.run.data)
+    score = ScoreFile(
+        weights=weights.name,
+        sha256=sha256,
+        paper=asked.paper.name,
+        recipe=asked.name,
+        data=data,
+        images=len(asked.dataset),
+        protocol=asked.protocol,
+        amp=recipe.run.amp,
+        time=now(),
+        metric=defined(metric),
+    )
+    path = score_path(asked.folder, weights, data, asked.protocol)
+    write_score(path, score)
+    return path
 
 
 def _published(paper: Paper, name: str, recipe: Recipe, aug_test: bool) -> float | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from segcore.errors import InputError
 
@@ -115,10 +117,30 @@ def create_dataset(
         if list_file:
             raise InputError(f"the generated data set 'toy' has no files, so the list file {list_file} cannot be used")
         return ToyScenes(split, data.num_images[0 if split == "train" else 1], data.image_size)
+    options: dict[str, Any] = {"list_file": list_file, "check_files": check_files, "max_pixels": data.max_pixels}
     if name == "folder":
         from segcore.data.folder import FolderDataset
 
         return FolderDataset(
-            root, split, classes=data.classes, ignore=data.ignore, list_file=list_file, check_files=check_files
+            root, split, classes=data.classes, ignore=data.ignore, mask_values=data.mask_values, **options
         )
-    return dataset_class(name)(root, split, list_file=list_file, check_files=check_files)
+    return dataset_class(name)(root, split, **options)
+
+
+def choose_test_split(data: Data, root: str) -> tuple[Data, str]:
+    """Return the data options with the split and the list that a test or a report takes, and a sentence to show.
+
+    A folder of one's own without test images is tested on its validation images. The sentence says so, and is empty
+    where the recipe's split is taken.
+    """
+    if data.dataset != "folder" or data.test_list:
+        return data, ""
+    from segcore.data.folder import has_test_split
+
+    if data.test_split == data.val_split:
+        note = ""
+    elif data.test_split == "test" and not has_test_split(Path(root)):
+        note = f"{root} has no test split: its validation images (split {data.val_split}) are taken instead"
+    else:
+        return data, ""
+    return replace(data, test_split=data.val_split, test_list=data.val_list), note

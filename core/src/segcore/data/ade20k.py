@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from segcore.data.base import FileDataset, Item, first_folder, list_pairs, load_classes, select_items
+from segcore.data.base import FileDataset, load_classes
 from segcore.data.labels import reduce_zero_label
+from segcore.data.listing import Item, first_folder, list_pairs, select_items
 
 _FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
 

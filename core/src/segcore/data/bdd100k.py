@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from segcore.data.base import FileDataset, Item, first_folder, list_pairs, load_classes
+from segcore.data.base import FileDataset, load_classes
+from segcore.data.listing import Item, first_folder, list_pairs
 
 
 class BDD100K(FileDataset):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from segcore.data.base import FileDataset, Item, find_files, first_folder, list_pairs, load_classes
+from segcore.data.base import FileDataset, load_classes
 from segcore.data.labels import IGNORE
+from segcore.data.listing import Item, find_files, first_folder, list_pairs
 
 _VOID = 11
 

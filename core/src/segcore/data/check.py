@@ -1,34 +1,53 @@
-"""Inspection of a whole data set before it is trained on: counts, sizes, class histogram, faults."""
+"""Inspection of a whole data set before it is trained on: counts, sizes, class histogram, faults, traps.
+
+`CheckReport` is plain data, of which a table or a page is made.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from itertools import islice
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
-from segcore.data.base import SegmentationDataset
+from segcore.data.base import FileDataset, SegmentationDataset
+from segcore.data.folder import FolderDataset
 from segcore.data.labels import IGNORE
-from segcore.data.read import DataFileError, FaultKind
+from segcore.data.read import DataFileError, FaultKind, read_pair
+from segcore.data.traps import (
+    SampleTrap,
+    Suspicion,
+    sample_suspicion,
+    sample_traps,
+    unused_classes,
+    value_suspicion,
+)
+from segcore.opencv import cv2
 
 MAX_LISTED = 20
 """Faulty files of each kind that are named; the others are counted."""
-_BAR = 16  # characters of the longest bar
+MAX_EXAMPLES = 6
+"""Samples that are kept for each class."""
 
 
 class _Finding(NamedTuple):
-    """What one sample showed; counts (256,) int64 are the pixels of each train id, None without a readable label."""
+    """What one sample showed.
 
-    size: tuple[int, int] | None
-    counts: np.ndarray | None
-    fault: DataFileError | None
+    counts (256,) int64 are the pixels of each train id, None without a usable label; values (V,) uint8 are those of
+    the label file, also where it cannot be used; picture is a hash of the image's pixels.
+    """
+
+    name: str
+    size: tuple[int, int] | None = None
+    counts: np.ndarray | None = None
+    values: np.ndarray | None = None
+    picture: bytes | None = None
+    traps: frozenset[SampleTrap] = frozenset()
+    fault: DataFileError | None = None
 
 
 @dataclass
@@ -37,11 +56,19 @@ class Faults:
 
     Attributes:
         count: how many files.
-        messages: the sentences about the first MAX_LISTED of them, in order.
+        names, messages: samples and sentences of the first MAX_LISTED of them, in order.
     """
 
     count: int = 0
+    names: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
+
+
+class Example(NamedTuple):
+    """A sample that shows a class well."""
+
+    pixels: int
+    name: str
 
 
 @dataclass
@@ -52,28 +79,39 @@ class CheckReport:
         name: the data set.
         classes: class names.
         images: samples, faulty ones included.
-        labels: readable labels without a fault.
-        pixels: (K,) int64, labeled pixels of each class.
+        labels: labels that can be used, with their images.
+        pixels: (K,) int64, labeled pixels of each class in them.
         images_with: (K,) int64, images in which each class occurs.
+        examples: of each class, the MAX_EXAMPLES samples with most of its pixels, the most first.
         ignored: pixels with label 255.
-        smallest, largest: (height, width) by area of the readable images; (0, 0) if there is none.
-        faults: kind -> how many, and the first ones in order.
+        values: (256,) int64, masks in which each value occurs, faulty ones included.
+        smallest, largest: (height, width) by area of the usable images; (0, 0) if there is none.
+        faults: kind -> how many, and the first ones in order: files that cannot be used.
+        trapped: kind -> samples that look as if something else was meant.
+        suspicions: what `trapped` and all masks together say, each with its likely cause and what mends it.
+        pictures: hash of the pixels -> name of the image, see `traps.shared_pictures`.
     """
 
     name: str
     classes: tuple[str, ...]
     images: int
     labels: int = 0
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    images_with: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    pixels: np.ndarray = field(init=False)
+    images_with: np.ndarray = field(init=False)
+    examples: list[list[Example]] = field(init=False)
     ignored: int = 0
+    values: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     smallest: tuple[int, int] = (0, 0)
     largest: tuple[int, int] = (0, 0)
     faults: dict[FaultKind, Faults] = field(default_factory=dict)
+    trapped: dict[SampleTrap, list[str]] = field(default_factory=dict)
+    suspicions: list[Suspicion] = field(default_factory=list)
+    pictures: dict[bytes, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         num_classes = len(self.classes)
         self.pixels, self.images_with = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
+        self.examples = [[] for _ in self.classes]
 
     @property
     def is_clean(self) -> bool:
@@ -86,21 +124,34 @@ class CheckReport:
 
     def add(self, finding: _Finding) -> None:
         """Count one sample."""
+        if finding.values is not None:
+            self.values[finding.values] += 1
         if finding.fault is not None:
             entry = self.faults.setdefault(finding.fault.kind, Faults())
             entry.count += 1
             if entry.count <= MAX_LISTED:
+                entry.names.append(finding.name)
                 entry.messages.append(str(finding.fault))
         if finding.counts is not None:
-            counts = finding.counts[: len(self.classes)]
-            self.labels += 1
-            self.pixels += counts
-            self.images_with += counts > 0
-            self.ignored += int(finding.counts[IGNORE])
+            self._add_label(finding.name, finding.counts)
         if finding.size is not None:
             areas = [(size[0] * size[1], size) for size in (self.smallest, self.largest, finding.size)]
             self.largest = max(areas)[1]
             self.smallest = min(area for area in areas if area[0] > 0)[1]
+        if finding.picture is not None:
+            self.pictures.setdefault(finding.picture, finding.name)
+        for kind in finding.traps:
+            self.trapped.setdefault(kind, []).append(finding.name)
+
+    def _add_label(self, name: str, counts: np.ndarray) -> None:
+        classes = counts[: len(self.classes)]
+        self.labels += 1
+        self.pixels += classes
+        self.images_with += classes > 0
+        self.ignored += int(counts[IGNORE])
+        for number in np.flatnonzero(classes):
+            best = [*self.examples[number], Example(int(classes[number]), name)]
+            self.examples[number] = sorted(best, key=lambda example: -example.pixels)[:MAX_EXAMPLES]
 
 
 def _histogram(label: np.ndarray) -> np.ndarray:
@@ -114,25 +165,34 @@ def _histogram(label: np.ndarray) -> np.ndarray:
 
 
 def _inspect(dataset: SegmentationDataset, index: int) -> _Finding:
-    """Read one sample; a broken image still leaves its label to be counted."""
-    try:
-        sample = dataset.load(index)
-    except DataFileError as fault:
-        counts = None
-        if fault.kind in ("unreadable image", "size mismatch"):
-            counts = _label_counts(dataset, index)
-        return _Finding(None, counts, fault)
+    """Read one sample."""
+    if isinstance(dataset, FileDataset):
+        return _inspect_files(dataset, index)
+    sample = dataset.load(index)
     counts = None if sample.label is None else _histogram(sample.label)
-    return _Finding((sample.image.shape[0], sample.image.shape[1]), counts, None)
+    return _Finding(sample.name, sample.image.shape[:2], counts, picture=_hash(sample.image))
 
 
-def _label_counts(dataset: SegmentationDataset, index: int) -> np.ndarray | None:
-    if dataset.files(index)[1] is None:
-        return None
+def _inspect_files(dataset: FileDataset, index: int) -> _Finding:
+    item = dataset.items[index]
+    raw = label = values = None
     try:
-        return _histogram(dataset.load_label(index))
-    except DataFileError:  # its image is already reported
-        return None
+        if item.label is not None:
+            raw, label = dataset.decode_file(item.label)
+            values = np.flatnonzero(_histogram(raw))
+            dataset.check_values(item.label, raw, label)
+        image = read_pair(item.image, label, item.label, dataset.max_pixels)
+    except DataFileError as fault:
+        return _Finding(item.name, values=values, fault=fault)
+    counts = None if label is None else _histogram(label)
+    traps = sample_traps(item, image, raw)
+    return _Finding(item.name, image.shape[:2], counts, values, _hash(image), frozenset(traps))
+
+
+def _hash(image: np.ndarray) -> bytes:
+    result = blake2b(repr(image.shape).encode(), digest_size=16)
+    result.update(np.ascontiguousarray(image).data)
+    return result.digest()
 
 
 def check_dataset(
@@ -150,6 +210,7 @@ def check_dataset(
             report.add(finding)
             if progress is not None:
                 progress()
+    report.suspicions = _suspicions(report, dataset)
     return report
 
 
@@ -164,31 +225,13 @@ def _in_order(pool: ThreadPoolExecutor, dataset: SegmentationDataset, ahead: int
         yield finding
 
 
-def render(report: CheckReport, title: str) -> RenderableType:
-    """Return the report as a table of classes with the faults below it, for a rich console."""
-    table = Table(title=title, title_justify="left")
-    for heading, justify in (("class", "left"), ("name", "left"), ("images", "right"), ("pixels", "right")):
-        table.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
-    table.add_column("percent", justify="right")
-    table.add_column("histogram")
-    percent = report.percent()
-    for i, (name, share) in enumerate(zip(report.classes, percent, strict=True)):
-        bar = "█" * round(_BAR * share / max(percent.max(), 1e-9))
-        table.add_row(str(i), Text(name), f"{report.images_with[i]}", f"{report.pixels[i]}", f"{share:.3f}", bar)
-    total = max(int(report.pixels.sum()) + report.ignored, 1)
-    table.add_section()
-    table.add_row("255", "ignored", "", f"{report.ignored}", f"({100 * report.ignored / total:.3f} of all)")
-    sizes = f"{_size(report.smallest)} to {_size(report.largest)}"
-    lines = [Text(f"{report.images} images ({sizes}, width x height), {report.labels} usable labels")]
-    for kind, faults in report.faults.items():
-        lines.append(Text(f"{faults.count} x {kind}:"))
-        lines += [Text(f"  {message}") for message in faults.messages]
-        if faults.count > len(faults.messages):
-            lines.append(Text(f"  and {faults.count - len(faults.messages)} more"))
-    if report.is_clean:
-        lines.append(Text("no faults"))
-    return Group(table, *lines)
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[1]}x{size[0]}"
+def _suspicions(report: CheckReport, dataset: SegmentationDataset) -> list[Suspicion]:
+    found = [sample_suspicion(kind, names, report.images) for kind, names in sorted(report.trapped.items())]
+    unusual = value_suspicion(dataset, report.values) if isinstance(dataset, FolderDataset) else None
+    if unusual is not None:
+        found.append(unusual)
+    # values that are not read as meant leave classes empty: one cause, one finding
+    if report.labels and (unusual is None or unusual.kind == "unlisted values"):
+        unused = unused_classes(report.classes, report.images_with)
+        found += [unused] if unused is not None else []
+    return found

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segcore.data.base import FileDataset, Item, find_files, first_folder, load_classes, select_items
+from segcore.data.base import FileDataset, load_classes
 from segcore.data.labels import cityscapes_train_ids
+from segcore.data.listing import Item, find_files, first_folder, select_items
 from segcore.data.read import DataFileError, read_label
 from segcore.errors import InputError
 
@@ -58,7 +59,7 @@ class Cityscapes(FileDataset):
 
     def decode_file(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         """Map label ids to train ids; `*_labelTrainIds.png` hold them already."""
-        raw = read_label(path)
+        raw = read_label(path, self.max_pixels)
         return raw, raw if path.name.endswith(TRAIN_IDS) else cityscapes_train_ids(raw)
 
 

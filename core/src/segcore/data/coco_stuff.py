@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segcore.data.base import FileDataset, Item, find_files, first_folder, list_pairs, load_classes, select_items
+from segcore.data.base import FileDataset, load_classes
 from segcore.data.labels import IGNORE, OUTSIDE, coco_stuff_10k_171, coco_stuff_164k, load_metadata, reduce_zero_label
+from segcore.data.listing import Item, find_files, first_folder, list_pairs, select_items
 from segcore.data.matlab import read_matlab_label
 from segcore.data.read import DataFileError, read_label
 
@@ -55,7 +56,7 @@ class CocoStuff10k(FileDataset):
         if path.suffix == ".mat":
             raw = read_10k_matlab(path)
             return raw, coco_stuff_10k_171(raw)
-        raw = read_label(path)
+        raw = read_label(path, self.max_pixels)
         return raw, reduce_zero_label(raw)
 
 
@@ -81,7 +82,7 @@ class CocoStuff10kAll(CocoStuff10k):
         if path.suffix == ".mat":
             raw = read_10k_matlab(path)
             return raw, reduce_zero_label(raw)
-        raw = read_label(path)
+        raw = read_label(path, self.max_pixels)
         return raw, _to_182()[raw]
 
 
@@ -112,5 +113,5 @@ class CocoStuff164k(FileDataset):
 
     def decode_file(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         """Map raw values 0..181; prepared files hold 0..170 and 255 already: nothing is reduced."""
-        raw = read_label(path)
+        raw = read_label(path, self.max_pixels)
         return raw, raw if path.name.endswith(PREPARED) else coco_stuff_164k(raw)

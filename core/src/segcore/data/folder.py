@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segcore.data.base import (
-    IMAGE_SUFFIXES,
-    ClassTable,
-    FileDataset,
-    Item,
-    find_files,
-    first_folder,
-)
-from segcore.data.labels import IGNORE
-from segcore.data.read import DataFileError
+from segcore.data.base import ClassTable, FileDataset
+from segcore.data.labels import IGNORE, OUTSIDE
+from segcore.data.listing import IMAGE_SUFFIXES, Item, find_files, first_folder, select_items
+from segcore.data.palette import make_palette
+from segcore.data.read import DataFileError, open_regular
 from segcore.errors import InputError
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 """Lossless formats: JPEG would change the values at every border."""
 _MAX_CLASSES = 254  # 255 = ignore, 254 = outside (labels.py)
+SPLITS = ("train", "val", "test")
+ALL = "all"
+"""The split of every image, in a folder without subfolders for splits."""
 _VALIDATION_SHARE = 10  # every tenth image
-
-
-def make_palette(num_classes: int) -> np.ndarray:
-    """Return distinct colors by the bit rule of PASCAL VOC, starting with its color 1.
-
-    Shapes:
-        -> (K, 3) uint8 RGB
-    """
-    index = np.arange(1, num_classes + 1)[:, None]  # (K, 1)
-    channel = np.arange(3)
-    palette = np.zeros((num_classes, 3), np.int64)
-    for bit in range(8):
-        palette |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-    return palette.astype(np.uint8)
 
 
 def read_classes(path: Path) -> ClassTable:
@@ -50,10 +35,11 @@ def read_classes(path: Path) -> ClassTable:
         InputError: if the file is missing or has another content.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8-sig")
         content: Any = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
     except OSError as error:
-        raise InputError(f"cannot read the class file {path}: {error.strerror}") from error
+        raise InputError(f"cannot read the class file {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"the class file {path} is not valid: {error}") from error
     palette: Any = None
@@ -83,21 +69,41 @@ def _check_palette(palette: Any, num_classes: int, path: Path) -> np.ndarray:
     return np.asarray(palette, np.uint8)
 
 
+def split_folders(root: Path) -> list[str]:
+    """Return which of the splits are subfolders of the images."""
+    return [name for name in SPLITS if (root / "images" / name).is_dir()]
+
+
+def has_test_split(root: Path) -> bool:
+    """Tell whether a folder has test images of their own, as a subfolder or a list."""
+    folders = split_folders(root)
+    return "test" in folders if folders else (root / "test.txt").is_file()
+
+
 class FolderDataset(FileDataset):
     """Images in `images/`, masks of the same stem in `masks/`; palette PNGs count by index, gray ones by value.
 
-    Splits are the subfolders `images/{train,val,test}` with `masks/{train,val,test}`. Without such subfolders, every
-    tenth image in the order of names (the first, the eleventh, ...) validates and tests, the others train. Only a
-    split `test` with its own subfolder may have no masks. Mask values are class numbers from 0; the ignore value and
-    255 are not counted.
+    Splits are the subfolders `images/{train,val,test}` with `masks/{train,val,test}`; only a split `test` with its own
+    subfolder may have no masks. Without such subfolders they are the lists `{train,val,test}.txt` of stems in the root
+    (`segcore data split` writes them), and without lists, every tenth image in the order of names (the first, the
+    eleventh, ...) validates and tests, the others train. There, `all` is every image, from which a list_file chooses.
 
     Args:
         classes: class file; empty takes classes.txt or classes.json in the root.
-        ignore: mask value of pixels without a label.
+        ignore: mask value of pixels without a label; 255 is none either, unless `mask_values` has it.
+        mask_values: mask value of each class, in the order of the classes; empty is 0, 1, 2, ...
+
+    Raises:
+        InputError: also for mask values that are not one of their own for each class.
     """
 
     name = "folder"
     title = "the image folder"
+    splits = (*SPLITS, ALL)
+    stray_advice = (
+        "if it means no label, pass --data.ignore with it; if classes have other values, --data.mask-values; else "
+        "correct the file or the list of classes"
+    )
 
     def __init__(
         self,
@@ -106,30 +112,58 @@ class FolderDataset(FileDataset):
         *,
         classes: str = "",
         ignore: int = IGNORE,
+        mask_values: Sequence[int] = (),
         list_file: str = "",
-        check_files: bool = True,
+        **options: Any,
     ) -> None:
-        self.ignore = ignore
         self._images = first_folder([Path(root, "images")], Path(root), self.title, "images")
         self.classes = read_classes(_find_class_file(Path(root), classes))
-        super().__init__(root, split, list_file=list_file, check_files=check_files)
+        self.ignore, self.mask_values = ignore, tuple(mask_values)
+        _check_mask_values(self.mask_values, ignore, self.classes.names)
+        if list_file and not split_folders(Path(root)):
+            split = ALL
+        super().__init__(root, split, list_file=list_file, **options)
 
     def list_items(self, split: str) -> list[Item]:
-        masks = self.root / "masks"
-        if not any((self._images / name).is_dir() for name in self.splits):
-            items = _pair(self._images, masks)
-            if len(items) < 2:
-                raise InputError(f"{self._images} holds one image; a train and a val part need at least two")
-            is_training = split == "train"
-            return [item for i, item in enumerate(items) if (i % _VALIDATION_SHARE != 0) == is_training]
-        expected = f"images/{split}"
-        images = first_folder([self._images / split], self.root, self.title, expected)
-        has_masks = split != "test" or (masks / split).is_dir()
-        return _pair(images, masks / split if has_masks else None)
+        masks, folders = self.root / "masks", split_folders(self.root)
+        if folders:
+            if split not in folders:
+                held = " and ".join(folders)
+                raise InputError(
+                    f"{self._images} holds {held}, but no {split}; choose another split, or add the folder"
+                )
+            has_masks = split != "test" or (masks / split).is_dir()
+            return _pair(self._images / split, masks / split if has_masks else None)
+        items = _pair(self._images, masks)
+        if split == ALL:
+            return items
+        if any((self.root / f"{name}.txt").is_file() for name in SPLITS):
+            return select_items(items, self.root / f"{split}.txt")
+        if len(items) < 2:
+            raise InputError(f"{self._images} holds one image; a train and a val part need at least two")
+        is_training = split == "train"
+        return [item for i, item in enumerate(items) if (i % _VALIDATION_SHARE != 0) == is_training]
 
     def decode_label(self, raw: np.ndarray) -> np.ndarray:
-        """Map the ignore value to 255."""
+        """Map the values of the classes to their numbers, and the ignore value to 255."""
+        if self.mask_values:
+            table = np.full(256, OUTSIDE, np.uint8)
+            table[[self.ignore, IGNORE]] = IGNORE
+            table[list(self.mask_values)] = np.arange(len(self.mask_values))
+            return table[raw]
         return raw if self.ignore == IGNORE else np.where(raw == self.ignore, np.uint8(IGNORE), raw)
+
+
+def _check_mask_values(values: tuple[int, ...], ignore: int, names: tuple[str, ...]) -> None:
+    if values and (len(values) != len(names) or len(set(values)) != len(values)):
+        raise InputError(
+            f"--data.mask-values must be {len(names)} different values, one for each class, got "
+            f"{' '.join(map(str, values))}"
+        )
+    if ignore in values and ignore != IGNORE:
+        raise InputError(
+            f"--data.ignore {ignore} is among --data.mask-values, the value of {names[values.index(ignore)]}"
+        )
 
 
 def _find_class_file(root: Path, option: str) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from segcore.data.base import FileDataset, Item, first_folder, list_pairs, load_classes, select_items
+from segcore.data.base import FileDataset, load_classes
+from segcore.data.listing import Item, first_folder, list_pairs, select_items
 
 _IMAGES = {"train": "train_images", "val": "val_images", "test": "testing_images"}
 

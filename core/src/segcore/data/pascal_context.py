@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from segcore.data.base import FileDataset, Item, first_folder, list_pairs, load_classes, select_items
+from segcore.data.base import FileDataset, load_classes
 from segcore.data.labels import reduce_zero_label
+from segcore.data.listing import Item, first_folder, list_pairs, select_items
 from segcore.errors import InputError
 
 LABEL_FOLDER = "SegmentationClassContext"
@@ -33,9 +35,9 @@ class _PascalContext(FileDataset):
 
     splits = ("train", "val")
 
-    def __init__(self, root: str | Path, split: str, *, list_file: str = "", check_files: bool = True) -> None:
+    def __init__(self, root: str | Path, split: str, *, list_file: str = "", **options: Any) -> None:
         self._has_own_list = bool(list_file)
-        super().__init__(root, split, list_file=list_file, check_files=check_files)
+        super().__init__(root, split, list_file=list_file, **options)
 
     def list_items(self, split: str) -> list[Item]:
         images = self.root / split / "image"

@@ -6,10 +6,10 @@ import signal
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-import cv2
 import torch
 
 from segcore.errors import InputError
+from segcore.opencv import cv2
 
 WORKER_GRACE = 60
 """Seconds that a loader process goes on after SIGTERM, while its parent saves."""
@@ -33,5 +33,6 @@ def quiet_worker(_: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A cluster's SIGTERM reaches the whole process group: the batches that the parent is about to use must still come.
-    # A worker that the parent wants to end, or that hangs, goes after the grace.
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
+    # A worker that the parent wants to end, or that hangs, goes after the grace. Windows has neither groups nor alarms.
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from segcore import distributed
+from segcore.console import PlainConsole
 from segcore.data.base import Sample, SegmentationDataset
 from segcore.data.workers import quiet_worker, raise_faults
 from segcore.errors import InputError
@@ -27,7 +27,7 @@ Hook = Callable[[int, Sample, Tensor], None]
 
 
 class _Prepared(NamedTuple):
-    """An image as a loader process hands it over; `sample` travels only where a hook wants it."""
+    """An image as a loader process hands it over; `sample` travels only where the hook is called with it."""
 
     index: int
     name: str
@@ -38,13 +38,17 @@ class _Prepared(NamedTuple):
 
 
 class _TestSet(Dataset[_Prepared | InputError]):
-    """A data set with the test transforms; an unusable file comes back as its error, see `raise_faults`."""
+    """A data set with the test transforms; an unusable file comes back as its error, see `raise_faults`.
+
+    Args:
+        wanted: indices of the images whose samples come along.
+    """
 
     def __init__(
-        self, dataset: SegmentationDataset, protocol: Evaluate, *, with_labels: bool, with_samples: bool
+        self, dataset: SegmentationDataset, protocol: Evaluate, *, with_labels: bool, wanted: Collection[int]
     ) -> None:
         self.dataset, self.protocol = dataset, protocol
-        self.with_labels, self.with_samples = with_labels, with_samples
+        self.with_labels, self.wanted = with_labels, wanted
 
     def __getitem__(self, index: int) -> _Prepared | InputError:
         try:
@@ -65,7 +69,7 @@ class _TestSet(Dataset[_Prepared | InputError]):
             label = torch.from_numpy(np.require(sample.label, requirements=["C", "W"]))
         height, width = sample.image.shape[:2]
         parts = views(sample.image, self.protocol)
-        return _Prepared(index, sample.name, (height, width), parts, label, sample if self.with_samples else None)
+        return _Prepared(index, sample.name, (height, width), parts, label, sample if index in self.wanted else None)
 
 
 def _only(batch: list[_Prepared | InputError]) -> _Prepared | InputError:
@@ -85,11 +89,17 @@ def _prepared(test_set: _TestSet, indices: Sequence[int], workers: int, device: 
         num_workers=workers,
         collate_fn=_only,
         worker_init_fn=quiet_worker,
-        pin_memory=device.type == "cuda",
+        pin_memory=device.type not in ("cpu", "mps"),
         prefetch_factor=2 if workers else None,
         generator=torch.Generator(),  # its own: validating must not move the random numbers of training
     )
     yield from raise_faults(loader)
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """Return `count` indices spread over 0..total-1, first and last included; all where there are fewer."""
+    count = min(count, total)
+    return np.linspace(0, total - 1, count).round().astype(int).tolist()
 
 
 @contextmanager
@@ -108,7 +118,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def _progress(total: int, is_shown: bool) -> Iterator[Callable[[], None]]:
     """Give a function to call after every image; it moves a bar on the console, or does nothing."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not is_shown, transient=True) as bar:
+    with Progress(*columns, console=PlainConsole(stderr=True), disable=not is_shown, transient=True) as bar:
         task = bar.add_task("testing", total=total)
         yield lambda: bar.advance(task)
 
@@ -123,6 +133,7 @@ def evaluate(
     amp: AMP = "off",
     limit: int = 0,
     on_prediction: Hook | None = None,
+    shown: int | None = None,
     with_labels: bool = True,
     show_progress: bool = False,
 ) -> Scores:
@@ -135,18 +146,23 @@ def evaluate(
         workers: loader processes, which decode and resize.
         amp: precision of the network; scores are averaged in float32.
         limit: first so many images only; 0 takes all.
-        on_prediction: called after every image of this process.
+        on_prediction: called after an image of this process.
+        shown: for so many images of this process it is called, spread over them; None is all.
         with_labels: off for splits without annotations: the scores are then undefined (NaN).
         show_progress: a bar on the console.
 
     Raises:
-        InputError: if an image or label cannot be used, or labels are wanted and missing.
+        InputError: if an image or label cannot be used, labels are wanted and missing, or the protocol names classes
+            that the data set does not have.
     """
     world = distributed.world()
+    names = dataset.classes.names
+    protocol.check_classes(len(names))
     num_images = min(limit, len(dataset)) if limit else len(dataset)
     indices = range(world.rank, num_images, world.size)
-    test_set = _TestSet(dataset, protocol, with_labels=with_labels, with_samples=on_prediction is not None)
-    names = dataset.classes.names
+    count = 0 if on_prediction is None else len(indices) if shown is None else shown
+    wanted = {indices[place] for place in evenly_spaced(len(indices), count)}
+    test_set = _TestSet(dataset, protocol, with_labels=with_labels, wanted=wanted)
     outside = "ignored" if protocol.family == "S" else "predicted"
     matrix = ConfusionMatrix(len(names), device, names=names, outside=outside)
     with (

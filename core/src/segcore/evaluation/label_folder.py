@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from segcore.data.base import FileDataset, find_files
+from segcore.data.base import FileDataset
 from segcore.data.labels import IGNORE
+from segcore.data.listing import find_files
 from segcore.data.read import read_label
 from segcore.errors import InputError
 from segcore.evaluation.metrics import ConfusionMatrix, Scores

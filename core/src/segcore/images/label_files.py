@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -13,6 +12,7 @@ from segcore.data.labels import cityscapes_label_ids, cityscapes_train_ids, redu
 from segcore.errors import InputError
 from segcore.files import writing
 from segcore.images.visualize import overlay
+from segcore.opencv import cv2
 
 
 def save_label(path: Path, label: np.ndarray, palette: np.ndarray | None) -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
+
+from segcore.opencv import cv2
 
 MAX_BRIGHTNESS = 32.0
 CONTRAST_RANGE = (0.5, 1.5)

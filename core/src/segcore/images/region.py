@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
+
+from segcore.opencv import cv2
 
 
 class Box(NamedTuple):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from segcore.data.labels import IGNORE
 from segcore.images.photometric import distort, draw_distortion
 from segcore.images.region import Box, LabelRegion, resize_region
 from segcore.images.target_maps import TargetMaps, WholeMaps
+from segcore.opencv import cv2
 from segcore.recipe import Augment
 
 Family = Literal["M", "S"]

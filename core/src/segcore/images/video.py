@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
+from segcore.console import PlainConsole, printable
 from segcore.errors import InputError
 from segcore.files import writing
+from segcore.opencv import cv2
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
@@ -34,7 +35,8 @@ def redraw_video(source: Path, path: Path, draw: Callable[[np.ndarray], np.ndarr
         try:
             count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # of the container: absent (<= 0) or wrong in some
             total = count if count > 0 else None
-            bar = track(_frames(capture, first), source.name, total, console=Console(stderr=True), transient=True)
+            title = escape(printable(source.name))
+            bar = track(_frames(capture, first), title, total, console=PlainConsole(stderr=True), transient=True)
             for frame in bar:
                 writer.write(draw(frame))
         finally:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from segcore.data.labels import IGNORE
+from segcore.opencv import cv2
 
 if TYPE_CHECKING:
     from segcore.data.base import ClassTable

@@ -1,10 +1,11 @@
-"""Automatic mixed precision: entering it as a recipe says, and leaving it where a step needs float32."""
+"""Precision: entering automatic mixed precision as a recipe says, and keeping float32 where a step needs it."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor, nn
 
 from segcore.recipe import AMP
 
@@ -19,6 +20,19 @@ def full_precision(device_type: str) -> AbstractContextManager[object]:
     """Return a context without autocast; there is none to leave on the meta device, where networks are counted."""
     is_available = torch.amp.is_autocast_available(device_type)
     return torch.autocast(device_type, enabled=False) if is_available else nullcontext()
+
+
+def widened(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a layer in the wider type of its input and its parameters.
+
+    So a step that needs float32 keeps it in a network that was made half by `half()` or `bfloat16()`. Where the
+    parameters are float32, also under autocast, this is a plain call.
+    """
+    own = dict(layer.named_parameters())
+    dtype = torch.promote_types(x.dtype, next(iter(own.values())).dtype)
+    if all(parameter.dtype == dtype for parameter in own.values()):
+        return layer(x)
+    return torch.func.functional_call(layer, {name: parameter.to(dtype) for name, parameter in own.items()}, (x,))
 
 
 def memory_format(is_channels_last: bool) -> torch.memory_format:

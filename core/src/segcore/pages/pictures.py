@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 
-import cv2
 import numpy as np
+
+from segcore.opencv import cv2
 
 MAX_WIDTH = 512
 """Pictures are embedded at most this wide, pixels."""

@@ -2,6 +2,7 @@
 
 from segcore.recipe.schema import (
     AMP,
+    MAX_PIXELS,
     MS_RATIOS,
     Augment,
     Data,
@@ -17,6 +18,7 @@ from segcore.recipe.schema import (
 
 __all__ = [
     "AMP",
+    "MAX_PIXELS",
     "MS_RATIOS",
     "Augment",
     "Data",

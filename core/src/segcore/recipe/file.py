@@ -44,8 +44,8 @@ class RecipeFile:
         )
 
 
-def recipe_document(paper: str, name: str, recipe: Recipe, versions: Mapping[str, str]) -> str:
-    """Return the JSON text of a resolved recipe."""
+def recipe_document(paper: str, name: str, recipe: Recipe | dict[str, Any], versions: Mapping[str, str]) -> str:
+    """Return the JSON text of a resolved recipe, given as such or as its plain data."""
     content = {"paper": paper, "name": name, "versions": dict(versions), "recipe": to_plain(recipe)}
     return json.dumps(content, indent=1) + "\n"
 

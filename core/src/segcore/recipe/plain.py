@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -15,7 +16,8 @@ T = TypeVar("T")
 
 def to_plain(value: Any) -> Any:
     """Return a recipe (or a part of one) as JSON-ready dictionaries, lists, numbers and strings."""
-    return json.loads(json.dumps(msgspec.to_builtins(value)))  # tuples become lists
+    # not msgspec's own way back: of a value that it read, it leaves out what was at its default
+    return json.loads(json.dumps(asdict(value)))  # tuples become lists
 
 
 def from_json(cls: type[T], text: str | bytes, where: str) -> T:

@@ -18,8 +18,23 @@ AMP = Literal["off", "bf16", "fp16"]
 """Automatic mixed precision."""
 MS_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """Multi-scale test ratios of all five papers (`--aug-test`)."""
+Pairs = tuple[tuple[int, int], ...]
+MAX_PIXELS = 2 * 89_478_485
+"""Pixels of the largest image that is decoded unless --data.max-pixels says more: where Pillow refuses as well."""
 _SEED = Range("be between 0 and 2^32 - 1", 0, 2**32 - 1)
 _WORKERS = Range("be between 0 and 256", 0, 256)
+
+
+def check_pairs(option: str, pairs: Pairs, num_classes: int) -> None:
+    """Refuse left/right pairs that name a class twice, or one that the data set does not have.
+
+    Raises:
+        InputError: naming the option and the class.
+    """
+    numbers = [number for pair in pairs for number in pair]
+    for number in numbers:
+        check(number < num_classes, f"{option} names class {number}; there are 0 to {num_classes - 1}")
+        check(numbers.count(number) == 1, f"{option} names class {number} twice; a class is exchanged with one other")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +82,10 @@ class Data:
     """folder: file with class names, one per line, or JSON with "classes" and "palette"; empty reads ROOT/classes.*."""
     ignore: Annotated[int, BYTE] = 255
     """folder: file value of pixels without a label."""
+    mask_values: Annotated[tuple[int, ...], BYTE] = ()
+    """folder: file value of each class, in the order of the classes (0 255); empty is 0, 1, 2, ..."""
+    max_pixels: Annotated[int, AT_LEAST_1] = MAX_PIXELS
+    """Refuse files of more pixels before decoding them: a damaged header can ask for all memory."""
     image_size: Annotated[tuple[int, int], AT_LEAST_1] = (192, 256)
     """toy: height and width of the generated scenes, pixels."""
     num_images: Annotated[tuple[int, int], AT_LEAST_1] = (400, 50)
@@ -99,7 +118,7 @@ class Augment:
     """A crop is redrawn (10 times at most) while one class covers this share or more of its labeled pixels."""
     flip: Annotated[float, SHARE] = 0.5
     """Probability of the horizontal flip."""
-    flip_pairs: Annotated[tuple[tuple[int, int], ...], NOT_NEGATIVE] = ()
+    flip_pairs: Annotated[Pairs, NOT_NEGATIVE] = ()
     """Left/right classes exchanged by the flip (LIP)."""
     rotation: Annotated[float, SHARE] = 0.0
     """Probability of a rotation by -30 to 29 degrees (LIP: 0.6)."""
@@ -111,6 +130,10 @@ class Augment:
     def __post_init__(self) -> None:
         check_ranges(self, "augment")
         check(self.ratio[0] <= self.ratio[1], f"--augment.ratio must be two numbers low <= high, got {self.ratio}")
+
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse pairs of classes that the data set does not have, see `check_pairs`."""
+        check_pairs("--augment.flip-pairs", self.flip_pairs, num_classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +249,7 @@ class Evaluate:
     """Factors on `scale` whose predictions are averaged."""
     flip: bool = False
     """Average with the prediction of the mirrored image."""
-    flip_pairs: Annotated[tuple[tuple[int, int], ...], NOT_NEGATIVE] = ()
+    flip_pairs: Annotated[Pairs, NOT_NEGATIVE] = ()
     """Left/right classes exchanged in mirrored predictions (LIP)."""
     pad_divisor: Annotated[int, NOT_NEGATIVE] = 0
     """Zero-pad the normalized image at right and bottom to a multiple of this, cut afterwards; 0 does not."""
@@ -252,6 +275,16 @@ class Evaluate:
         is_covering = self.stride[0] <= self.crop[0] and self.stride[1] <= self.crop[1]
         check(self.mode == "whole" or is_covering, f"--evaluate.stride {self.stride} exceeds the crop {self.crop}")
 
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse pairs of classes that the data set does not have, see `check_pairs`."""
+        check_pairs("--evaluate.flip-pairs", self.flip_pairs, num_classes)
+
+    @property
+    def words(self) -> str:
+        """How results of this protocol are called."""
+        scales = "multi-scale" if len(self.ratios) > 1 else "single scale"
+        return f"{scales} + flip" if self.flip else scales
+
     def protocol(self, aug_test: bool) -> Evaluate:
         """Return this protocol, or with `aug_test` its multi-scale + flip form."""
         return self.with_augmentation() if aug_test else self
@@ -272,7 +305,8 @@ class Run:
     """Where, how fast and how often."""
 
     work_dir: Annotated[str, tyro.conf.arg(aliases=["--work-dir"])] = ""
-    """Folder of everything the run writes; empty is work_dirs/PAPER-RECIPE."""
+    """Folder of everything a training writes; empty is work_dirs/PAPER-RECIPE. A test writes its score beside the
+    weights, and here only where that folder cannot be written."""
     data: Annotated[str, tyro.conf.arg(aliases=["--data-root"])] = ""
     """Root folder of the data set."""
     resume: Annotated[bool, tyro.conf.arg(aliases=["--resume"])] = False
@@ -286,7 +320,7 @@ class Run:
     deterministic: Annotated[bool, tyro.conf.arg(aliases=["--deterministic"])] = False
     """Use deterministic algorithms on the GPU (slower)."""
     device: str = "auto"
-    """cpu, cuda, or auto: the GPU if there is one."""
+    """cpu, cuda, mps (Apple), xpu (Intel), or auto: CUDA if there is any, else the CPU."""
     amp: AMP = "off"
     """Automatic mixed precision of the forward pass."""
     compile: bool = False
@@ -310,6 +344,10 @@ class Run:
 
     def __post_init__(self) -> None:
         check_ranges(self, "run")
+        check(
+            not (self.resume and self.resume_from),
+            "--resume goes on from the last state, --resume-from from the given one; choose one of them",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,3 +382,14 @@ class Recipe:
     evaluate: Evaluate
     run: Run = field(default_factory=Run)
     published: tyro.conf.Suppress[Published] = field(default_factory=Published)
+
+    def __post_init__(self) -> None:
+        check(
+            self.data.batch % self.optim.accumulate == 0,
+            f"--data.batch {self.data.batch} must be a multiple of --optim.accumulate {self.optim.accumulate}",
+        )
+
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse pairs of classes that the data set does not have, see `check_pairs`."""
+        self.augment.check_classes(num_classes)
+        self.evaluate.check_classes(num_classes)

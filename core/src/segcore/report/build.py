@@ -13,18 +13,26 @@ from segcore.recipe import Recipe
 from segcore.recipe.file import recipe_from_plain
 from segcore.report.gallery import make_pictures, write_gallery
 from segcore.report.run_page import run_page
-from segcore.report.run_report import GALLERY, collect, find_weights
+from segcore.report.run_report import GALLERY, collect, tested_data
 from segcore.weights.files import read_checkpoint
+from segcore.weights.header import find_weights
 
 
 def report_run(
-    work_dir: str | Path, out: str | Path, *, gallery: int | None = 6, data_root: str = "", device: str = "auto"
+    work_dir: str | Path,
+    out: str | Path,
+    *,
+    gallery: int | None = 6,
+    data_root: str = "",
+    split: str = "",
+    device: str = "auto",
 ) -> Path:
     """Write the page of a run and return its path.
 
     Args:
         gallery: number of pictures to predict with the best weights; None keeps those of an earlier report.
         data_root: folder of the data set, the recipe's where empty.
+        split: whose scores and pictures are shown; the recipe's test split where empty.
 
     Raises:
         InputError: if the folder holds no run with weights, or its data set cannot be read.
@@ -34,10 +42,11 @@ def report_run(
         weights = find_weights(folder)
         recipe = _recipe_of(weights)
         root = data_root or recipe.run.data
-        dataset = create_dataset(recipe.data, root, recipe.data.test_split, list_file=recipe.data.test_list)
+        data, _ = tested_data(recipe.data, root, split)  # `collect` says the rest
+        dataset = create_dataset(data, root, data.test_split, list_file=data.test_list)
         predictor = Predictor.from_checkpoint(weights, device=device)
         write_gallery(folder / GALLERY, make_pictures(predictor, dataset, gallery))
-    return write_page(out, run_page(collect(folder, installed_papers())))
+    return write_page(out, run_page(collect(folder, installed_papers(), data_root=data_root, split=split)))
 
 
 def _recipe_of(weights: Path) -> Recipe:

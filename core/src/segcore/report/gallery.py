@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from segcore.data.base import SegmentationDataset
+from segcore.evaluation.evaluate import evenly_spaced
+from segcore.opencv import cv2
 from segcore.predictor import Predictor
 from segcore.report.run_report import Picture
-
-
-def evenly_spaced(total: int, count: int) -> list[int]:
-    """Return `count` indices spread over 0..total-1, first and last included; all where there are fewer."""
-    count = min(count, total)
-    return np.linspace(0, total - 1, count).round().astype(int).tolist()
 
 
 def make_pictures(predictor: Predictor, dataset: SegmentationDataset, count: int) -> list[Picture]:

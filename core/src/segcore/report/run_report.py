@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 
+from segcore.data import choose_test_split
 from segcore.errors import InputError
+from segcore.evaluation.score_files import ScoredImages, ScoreFile, file_hash, read_scores
+from segcore.opencv import cv2
 from segcore.pages.charts import Series
 from segcore.pages.page import Section
 from segcore.paper import Paper
-from segcore.recipe import Data, Published
-from segcore.recipe.file import FILE_NAME, read_recipe_file
+from segcore.recipe import Data, Evaluate, Published, Run
+from segcore.recipe.file import FILE_NAME, RecipeFile, read_recipe_file
 from segcore.recipe.plain import from_plain
-from segcore.weights.files import CheckpointMeta, read_checkpoint
+from segcore.weights.files import read_checkpoint
+from segcore.weights.header import CheckpointMeta, find_weights
 
 GALLERY = "gallery"
 """Folder of a work directory with "NUMBER NAME.image.png", .label.png (where labeled) and .prediction.png."""
-WEIGHTS = ("best.safetensors", "last.safetensors")
+Part = TypeVar("Part", Data, Evaluate, Published, Run)
+log = logging.getLogger(__name__)
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # tensors of a file that are not parameters
 
 
@@ -79,11 +84,13 @@ class RunReport:
     """The paper's own."""
 
 
-def collect(work_dir: str | Path, papers: Mapping[str, Paper]) -> RunReport:
-    """Read a work directory: recipe.json, log.jsonl, the newest eval_*_scale_*.json, the best weights, gallery/.
+def collect(work_dir: str | Path, papers: Mapping[str, Paper], *, data_root: str = "", split: str = "") -> RunReport:
+    """Read a work directory: recipe.json, log.jsonl, the best weights and their scores, gallery/.
 
     Args:
         papers: the installed ones; a run of another is shown without its title and its own sections.
+        data_root: folder of the data set, the recipe's where empty.
+        split: whose scores are shown; the recipe's test split where empty.
 
     Raises:
         InputError: if it holds no run, or no finished one.
@@ -96,10 +103,14 @@ def collect(work_dir: str | Path, papers: Mapping[str, Paper]) -> RunReport:
     meta = loaded.meta
     if meta is None:
         raise InputError(f"{weights} does not say its recipe; a file written by <paper>-train is expected")
-    single, multi = _newest_test(folder, "single"), _newest_test(folder, "multi")
     paper = papers.get(document.paper)
-    recipe = document.recipe
-    data = from_plain(Data, recipe.get("data"), f"{folder / FILE_NAME}: data")
+    data, evaluate = _part(document, Data, folder), _part(document, Evaluate, folder)
+    root = data_root or _part(document, Run, folder).data
+    data, note = tested_data(data, root, split)
+    if note:
+        log.warning("%s", note)
+    images = ScoredImages.of(data, root)
+    single, multi = _scores(weights, images, (evaluate, evaluate.with_augmentation()))
     return RunReport(
         title=paper.title if paper else document.paper,
         paper=document.paper,
@@ -109,42 +120,31 @@ def collect(work_dir: str | Path, papers: Mapping[str, Paper]) -> RunReport:
         versions=document.versions,
         class_names=meta.classes,
         palette=np.asarray(meta.palette, np.uint8),
-        scores=single.get("metric", {}) if single else _last_scores(lines, meta),
-        scores_from="single scale" if single else f"last validation ({data.val_split})",
-        scores_ms=multi.get("metric", {}),
-        published=from_plain(Published, recipe.get("published"), f"{folder / FILE_NAME}: published"),
+        scores=single.metric if single else _last_scores(lines, meta),
+        scores_from=evaluate.words if single else f"last validation ({data.val_split})",
+        scores_ms=multi.metric if multi else {},
+        published=_part(document, Published, folder),
         iterations=max((line["iteration"] for line in lines), default=meta.iteration),
-        num_images=single.get("images", 0),
+        num_images=single.images if single else 0,
         parameters=sum(t.numel() for name, t in loaded.tensors.items() if not name.endswith(_STATISTICS)),
         seconds=_training_seconds(lines, data.batch),
         losses=(Series("loss", _points(lines, "train", "loss")),),
         mious=(Series("mIoU", _points(lines, "val", "mIoU")),),
         rates=(Series("learning rate", _points(lines, "train", "lr")),),
         gallery=read_gallery(folder / GALLERY),
-        recipe=json.dumps(recipe, indent=1),
+        recipe=json.dumps(document.recipe, indent=1),
         sections=paper.report(loaded) if paper and paper.report else (),
     )
 
 
-def find_weights(folder: Path) -> Path:
-    """Return the best weights of a work directory, else the last ones.
-
-    Raises:
-        InputError: if it has none yet.
-    """
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(f"{folder} has neither {' nor '.join(WEIGHTS)}; a report needs a run that has saved weights")
+def tested_data(data: Data, root: str, split: str) -> tuple[Data, str]:
+    """Return a run's data options with the split that is shown, see `choose_test_split`."""
+    return choose_test_split(replace(data, test_split=split or data.test_split), root)
 
 
-def _read_json(path: Path, hint: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"there is no {path}; {hint}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not readable as JSON: {error}; {hint}") from error
+def _part(document: RecipeFile, cls: type[Part], folder: Path) -> Part:
+    name = cls.__name__.lower()
+    return from_plain(cls, document.recipe.get(name), f"{folder / FILE_NAME}: {name}")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -197,9 +197,22 @@ def _last_scores(lines: Sequence[Mapping[str, Any]], meta: CheckpointMeta) -> Ma
     return meta.scores or (validations[-1] if validations else {})
 
 
-def _newest_test(folder: Path, scale: str) -> dict[str, Any]:
-    files = sorted(folder.glob(f"eval_{scale}_scale_*.json"))
-    return _read_json(files[-1], "delete the file and test again") if files else {}
+def _scores(weights: Path, images: ScoredImages, protocols: Sequence[Evaluate]) -> list[ScoreFile | None]:
+    """Return the newest score of these very weights on these images under each protocol; says which others there are.
+
+    A score of the same file name but of earlier weights is left out like one of other images or another protocol.
+    """
+    sha256 = file_hash(weights)
+    found: list[ScoreFile | None] = [None] * len(protocols)
+    for path, score in read_scores(weights):
+        fitting = [i for i, protocol in enumerate(protocols) if score.is_of(images, protocol)]
+        if score.sha256 == sha256 and fitting:
+            for i in fitting:
+                found[i] = score
+        else:
+            what = "images or another protocol" if score.sha256 == sha256 else "weights"
+            log.warning("%s is not shown: it is a score of other %s", path, what)
+    return found
 
 
 def read_gallery(folder: Path) -> tuple[Picture, ...]:

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import logging
 import math
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -20,13 +19,12 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from torch.utils.tensorboard import SummaryWriter
 
+from segcore.console import PlainConsole, printable
 from segcore.errors import InputError
-from segcore.files import atomic_write
+from segcore.files import atomic_write, open_to_append
 
 _PACKAGE = logging.getLogger("segcore")
 
@@ -56,10 +54,10 @@ class JsonLines:
 
     def __init__(self, path: Path, start: int) -> None:
         if path.is_file():
-            kept = [line for line in path.read_text().splitlines() if _is_before(line, start)]
+            kept = [line for line in path.read_text("utf-8").splitlines() if _is_before(line, start)]
             with atomic_write(path) as file:
                 file.write("".join(f"{line}\n" for line in kept).encode())
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115 - open until `close`
+        self._file = open_to_append(path)
 
     def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
         """Append one line."""
@@ -86,6 +84,8 @@ class TensorBoard:
     """Event files in the folder `tensorboard`, with the tags train/<name> and val/<name>."""
 
     def __init__(self, folder: Path, start: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # only when a run starts: it takes a second and more
+
         self._writer = SummaryWriter(str(folder), purge_step=start + 1)
 
     def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
@@ -199,7 +199,7 @@ class RunLogger:
         self._pace = Pace()
         self._sinks: list[Sink] = [WeightsAndBiases(work_dir)] if wandb else []
         self._sinks += [JsonLines(work_dir / "log.jsonl", start), TensorBoard(work_dir / "tensorboard", start)]
-        console = Console(stderr=True)
+        console = PlainConsole(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._progress.add_task("training", total=total, completed=start)
@@ -251,7 +251,7 @@ class RunLogger:
         self._progress.update(self._task, description=f"{short}  left {left}")
         self.message(
             f"iteration {iteration}/{self.total}  {short}  {figures['images_per_second']:.1f} images/s  "
-            f"data wait {figures['data_share']:.0%}  memory {figures['memory_mib']:.0f} MiB  left {left}"
+            f"data wait {figures['data_share']:.0%}  memory {_mebibytes(figures['memory_mib'])}  left {left}"
         )
 
     def validation(self, iteration: int, values: Mapping[str, float]) -> None:
@@ -278,18 +278,47 @@ def create_logger(
     return RunLogger(Path(work_dir), total, start=start, wandb=wandb) if is_main else NullLogger()
 
 
-def _handlers(path: Path, console: Console) -> list[logging.Handler]:
+class _LogFile(logging.FileHandler):
+    """The handler of log.txt."""
+
+    def _open(self) -> Any:
+        return open_to_append(Path(self.baseFilename))
+
+
+class _PlainFormatter(logging.Formatter):
+    """Log lines in which names of files and classes do nothing to a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def _handlers(path: Path, console: PlainConsole) -> list[logging.Handler]:
     """Return where log lines go: the file, and the terminal above the progress bar or standard error."""
-    file = logging.FileHandler(path)
+    file = _LogFile(path, encoding="utf-8")
     shown = RichHandler(console=console, show_path=False) if console.is_terminal else logging.StreamHandler(sys.stderr)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    shown.setFormatter(logging.Formatter("%(message)s" if console.is_terminal else "%(asctime)s %(message)s"))
+    file.setFormatter(_PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
+    shown.setFormatter(_PlainFormatter("%(message)s" if console.is_terminal else "%(asctime)s %(message)s"))
     return [file, shown]
 
 
+def _mebibytes(memory: float) -> str:
+    return "unknown" if math.isnan(memory) else f"{memory:.0f} MiB"
+
+
 def used_memory() -> float:
-    """Return the peak of allocated GPU memory, or without a GPU in use, of the process's resident memory, in MiB."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**20
+    """Return the peak of allocated GPU memory, or without a GPU in use, of the process's resident memory, in MiB.
+
+    NaN on Windows without a GPU in use: Python has no word for it there. Of Apple's GPU it is what is allocated now.
+    """
+    gpu = torch.accelerator.current_accelerator(check_available=True)
+    if gpu is not None:
+        module = torch.get_device_module(gpu)
+        allocated = module.current_allocated_memory() if gpu.type == "mps" else module.max_memory_allocated()
+        if allocated:
+            return allocated / 2**20
+    try:
+        import resource  # Unix only
+    except ImportError:
+        return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB on Linux

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -26,11 +27,19 @@ from segcore.segmentor import Target
 from segcore.training.log import create_logger
 from segcore.training.nonfinite import LossWatch
 from segcore.training.optim import learning_rate
-from segcore.training.run_folder import WorkDirectory
+from segcore.training.run_folder import WorkDirectory, continues
 from segcore.training.signals import StopSignal
 from segcore.training.trainer import Trainer
 from segcore.weights.files import run_versions, save_weights
-from segcore.weights.states import latest_state, load_state, prune_states, save_state, state_path
+from segcore.weights.states import (
+    SavedState,
+    latest_state,
+    load_state,
+    prune_states,
+    save_state,
+    state_files,
+    state_path,
+)
 
 NUM_OVERLAYS = 4
 """Validation overlays logged to TensorBoard."""
@@ -115,13 +124,11 @@ class Loop:
     def _evaluate(self, is_last: bool) -> None:
         trainer, recipe = self.trainer, self.trainer.recipe
         trainer.synchronize_buffers()
-        wanted = set(range(0, len(trainer.val_data), max(len(trainer.val_data) // NUM_OVERLAYS, 1)))
         palette = trainer.val_data.classes.palette
 
-        def show(index: int, sample: Sample, prediction: Tensor) -> None:
-            if index in wanted:
-                picture = overlay(sample.image, prediction.cpu().numpy(), palette, 0.5)
-                self.logger.image(f"val/{sample.name}", picture, trainer.iteration)
+        def show(_: int, sample: Sample, prediction: Tensor) -> None:
+            picture = overlay(sample.image, prediction.cpu().numpy(), palette, 0.5)
+            self.logger.image(f"val/{sample.name}", picture, trainer.iteration)
 
         with trainer.evaluation_weights() as model:
             self.scores = evaluate(
@@ -133,6 +140,7 @@ class Loop:
                 amp=recipe.run.amp,
                 limit=0 if is_last else recipe.run.eval_images,
                 on_prediction=show if trainer.world.is_main else None,
+                shown=NUM_OVERLAYS,
             )
         summary = self.scores.summary()
         self.logger.validation(trainer.iteration, summary)
@@ -154,7 +162,7 @@ class Loop:
             return
         with self.stop.saving():
             save_state(state_path(self.work_dir, trainer.iteration), trainer.state())
-            prune_states(self.work_dir, self.run.keep)
+            prune_states(self.work_dir, self.run.keep, trainer.iteration)
             summary = self.scores.summary() if self.scores else {}
             save_weights(self.work_dir / "last.safetensors", trainer.weights(), trainer.meta(summary))
 
@@ -168,32 +176,35 @@ class Loop:
         return TrainResult(None, trainer.iteration, self.work_dir, exit_code=128 + number)
 
 
-def train(paper: Paper, name: str, recipe: Recipe) -> TrainResult:
+def train(paper: Paper, name: str, recipe: Recipe, held: WorkDirectory | None = None) -> TrainResult:
     """Train a recipe in its work directory.
+
+    Args:
+        held: the work directory, where the caller has locked it; it stays locked.
 
     Raises:
         InputError: for whatever the user can cause: data, options, checkpoints, a full disk, a loss that is not finite.
     """
+    recipe = _with_absolute_paths(recipe)
     run = recipe.run
-    if run.resume and run.resume_from:
-        raise InputError("--resume goes on from the last state, --resume-from from the given one; choose one of them")
     world = distributed.init(run.device)
     _set_determinism(run.deterministic)
-    directory = _enter(recipe, world)
+    directory = held or _enter(recipe, world)
     try:
         work_dir = Path(run.work_dir)
-        source = Path(run.resume_from) if run.resume_from else latest_state(work_dir) if run.resume else None
-        trainer = Trainer(paper, name, recipe, world, is_resuming=source is not None)
-        if source:
-            trainer.load_state(load_state(source), source)
-            _refuse_later_states(work_dir, trainer.iteration)
+        saved = _state_to_resume(recipe, world)
+        trainer = Trainer(paper, name, recipe, world, is_resuming=saved is not None)
+        if saved:
+            trainer.load_state(saved.content, saved.path)
+            if run.resume_from:
+                _refuse_later_states(work_dir, trainer.iteration)
         if directory:
             # how to begin the run, not how this process goes on with it
             start = replace(recipe, run=replace(run, resume=False, resume_from=""))
             with atomic_write(work_dir / FILE_NAME) as file:
                 file.write(recipe_document(paper.name, name, start, run_versions()).encode())
         loop = Loop(trainer, work_dir)
-        loop.logger.message(_first_line(trainer, source))
+        loop.logger.message(_first_line(trainer, saved.path if saved else None))
         result = loop.train()
         distributed.barrier()  # the others must not end, and their connections with them, while the first one writes
         return result
@@ -202,9 +213,20 @@ def train(paper: Paper, name: str, recipe: Recipe) -> TrainResult:
             raise InputError("another process of this run stopped; its message says why") from error
         raise
     finally:
-        if directory:
+        if directory and not held:
             directory.release()
         distributed.shutdown()
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Return a recipe whose data are the same files from any folder, where a report or the recipe is used later."""
+
+    def absolute(path: str) -> str:
+        return os.path.abspath(path) if path else path
+
+    data = recipe.data
+    files = {name: absolute(getattr(data, name)) for name in ("classes", "train_list", "val_list", "test_list")}
+    return replace(recipe, data=replace(data, **files), run=replace(recipe.run, data=absolute(recipe.run.data)))
 
 
 def _enter(recipe: Recipe, world: distributed.World) -> WorkDirectory | None:
@@ -214,11 +236,10 @@ def _enter(recipe: Recipe, world: distributed.World) -> WorkDirectory | None:
         InputError: see `WorkDirectory`.
     """
     run = recipe.run
-    is_own_state = bool(run.resume_from) and Path(run.resume_from).resolve().parent == Path(run.work_dir).resolve()
     directory, problem = None, ""
     if world.is_main:
         try:
-            directory = WorkDirectory(run.work_dir, run.resume or is_own_state)
+            directory = WorkDirectory(run.work_dir, continues(run))
         except InputError as error:
             problem = str(error)
     problem = distributed.broadcast_object(problem)
@@ -228,12 +249,35 @@ def _enter(recipe: Recipe, world: distributed.World) -> WorkDirectory | None:
     return directory
 
 
+def _state_to_resume(recipe: Recipe, world: distributed.World) -> SavedState | None:
+    """Return the state that the run goes on from; every process takes the one that the first process found whole.
+
+    Raises:
+        InputError: if it is damaged, or no state of the work directory is whole.
+    """
+    run = recipe.run
+    if run.resume_from:
+        return SavedState(Path(run.resume_from), load_state(run.resume_from))
+    if not run.resume:
+        return None
+    found, problem = None, ""
+    if world.is_main:
+        try:
+            found = latest_state(run.work_dir)
+        except InputError as error:
+            problem = str(error)
+    path, problem = distributed.broadcast_object((found.path if found else None, problem))
+    if problem:
+        raise InputError(problem)
+    return found if found or path is None else SavedState(path, load_state(path))
+
+
 def _refuse_later_states(work_dir: Path, iteration: int) -> None:
     """Raise where going on from an earlier state would mix two histories in one folder."""
-    latest = latest_state(work_dir)
-    if latest and latest > state_path(work_dir, iteration):
+    later = [path for number, path in state_files(work_dir).items() if number > iteration]
+    if later:
         raise InputError(
-            f"{work_dir} holds the later state {latest.name}; go on in another --work-dir, or move later states away"
+            f"{work_dir} holds the later state {later[-1].name}; go on in another --work-dir, or move later states away"
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from segcore.errors import InputError
+from segcore.recipe import Run
 
 
 def holds_run(path: Path) -> bool:
@@ -14,6 +15,20 @@ def holds_run(path: Path) -> bool:
     log = path / "log.jsonl"
     is_logged = log.is_file() and log.stat().st_size > 0
     return is_logged or any(path.glob("state-*.pt")) or any(path.glob("*.safetensors"))
+
+
+def continues(run: Run) -> bool:
+    """Return whether a run goes on with an earlier one in its work directory."""
+    from_own = bool(run.resume_from) and Path(run.resume_from).resolve().parent == Path(run.work_dir).resolve()
+    return run.resume or from_own
+
+
+def refuse_run(path: Path, option: str = "--work-dir") -> None:
+    """Raise an `InputError` where a folder holds a run; `option` names it on the command line."""
+    if holds_run(path):
+        raise InputError(
+            f"the work directory {path} already holds a run; --resume goes on with it, {option} starts another"
+        )
 
 
 class WorkDirectory:
@@ -24,28 +39,30 @@ class WorkDirectory:
 
     Args:
         path: the folder; made where it does not exist.
-        is_resuming: whether an earlier run in it is to be continued.
+        is_resuming: whether it may hold an earlier run.
+        option: names the folder on the command line.
 
     Raises:
         InputError: if another process is running in it, if it holds an earlier run that is not resumed, or if it
             cannot be made.
     """
 
-    def __init__(self, path: str | Path, is_resuming: bool) -> None:
+    def __init__(self, path: str | Path, is_resuming: bool, option: str = "--work-dir") -> None:
         self.path = Path(path)
         self._lock = FileLock(self.path / ".lock", blocking=False, thread_local=False)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
-            raise InputError(f"another run is using the work directory {path}; choose another --work-dir") from error
+            raise InputError(f"another run is using the work directory {path}; choose another {option}") from error
         except OSError as error:
             raise InputError(f"cannot use the work directory {path}: {error.strerror or error}") from error
-        if holds_run(self.path) and not is_resuming:
-            self.release()
-            raise InputError(
-                f"the work directory {path} already holds a run; --resume goes on with it, --work-dir starts another"
-            )
+        if not is_resuming:
+            try:
+                refuse_run(self.path, option)
+            except InputError:
+                self.release()
+                raise
 
     def release(self) -> None:
         """Let another run use the folder."""

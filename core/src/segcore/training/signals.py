@@ -63,7 +63,7 @@ class StopSignal:
         """Return the signal to stop for, the same on every process; 0 to go on."""
         if world.size == 1:
             return self.number
-        if world.device.type == "cuda" and iteration % STOP_CHECK:
+        if world.device.type != "cpu" and iteration % STOP_CHECK:
             return 0
         flag = torch.tensor(self.number, device=world.device)
         return int(distributed.all_reduce_max(flag).item())

@@ -20,18 +20,24 @@ from torch import Tensor, nn
 from segcore import distributed
 from segcore.build import build_model, fine_tune_from, placed
 from segcore.data import create_dataset
-from segcore.errors import InputError
+from segcore.data.base import FileDataset
+from segcore.errors import InputError, check
 from segcore.images.transforms import TrainTransform
 from segcore.layers.precision import memory_format, mixed_precision
 from segcore.paper import Paper
 from segcore.recipe import Recipe
+from segcore.recipe.file import recipe_from_plain
 from segcore.recipe.plain import to_plain
 from segcore.segmentor import Segmentor, StepInfo, Target
 from segcore.training.batches import BatchPlan, StepSampler, TrainSet, train_loader
 from segcore.training.optim import ExponentialAverage, build_optimizer, learning_rate, set_learning_rate
-from segcore.weights.files import CheckpointMeta, run_versions
+from segcore.training.seeds import OLD_SEED_RULE, SEED_RULE, SEED_RULES
+from segcore.weights.files import run_versions
+from segcore.weights.header import CheckpointMeta
 
 log = logging.getLogger(__name__)
+_VALIDATION = ("val_split", "val_list")
+"""Options of the data that decide what is validated on, and nothing else."""
 
 
 class TrainStep(nn.Module):
@@ -57,6 +63,7 @@ class Trainer:
         data, run = recipe.data, recipe.run
         self.train_data = create_dataset(data, run.data, data.train_split, list_file=data.train_list)
         self.val_data = create_dataset(data, run.data, data.val_split, list_file=data.val_list)
+        self._warn_of_shared_images()
         self.total = total_iterations(recipe, len(self.train_data))
         if recipe.schedule.warmup > self.total:
             log.warning(
@@ -66,7 +73,7 @@ class Trainer:
             )
         self.plan = BatchPlan(len(self.train_data), data.batch, run.seed)
         torch.manual_seed(run.seed)
-        self._check_classes()
+        recipe.check_classes(len(self.train_data.classes.names))
         self._sampler(0)  # an impossible batch is refused now, not after the model was built
         self.model = self._build_model(is_resuming)
         self.names = paper.name_map(self.model)
@@ -77,14 +84,16 @@ class Trainer:
         self.best = -1.0
         self.iteration = 0
         self.is_validated = True  # nothing of this iteration is left to do; else a resumed run validates first
+        self.seed_rule = SEED_RULE
+        self.first_loss: Tensor | float | None = None
+        """Of the run's first step, which later losses are measured by."""
 
-    def _check_classes(self) -> None:
-        num_classes = len(self.train_data.classes.names)
-        recipe = self.recipe
-        for option, pairs in (("augment", recipe.augment.flip_pairs), ("evaluate", recipe.evaluate.flip_pairs)):
-            wrong = [number for pair in pairs for number in pair if not 0 <= number < num_classes]
-            if wrong:
-                raise InputError(f"--{option}.flip-pairs names class {wrong[0]}; there are 0 to {num_classes - 1}")
+    def _warn_of_shared_images(self) -> None:
+        if isinstance(self.train_data, FileDataset) and isinstance(self.val_data, FileDataset):
+            trained = {item.image for item in self.train_data.items}
+            shared = sum(item.image in trained for item in self.val_data.items)
+            if shared:
+                log.warning("%d of the %d validation images are trained on as well", shared, len(self.val_data))
 
     def _build_model(self, is_resuming: bool) -> Segmentor:
         recipe, num_classes = self.recipe, len(self.train_data.classes.names)
@@ -101,7 +110,7 @@ class Trainer:
 
     def _wrap(self, step: nn.Module) -> nn.Module:
         if self.world.size > 1:
-            devices = [self.world.device] if self.world.device.type == "cuda" else None
+            devices = None if self.world.device.type == "cpu" else [self.world.device]
             with warnings.catch_warnings():
                 # newer torch renames the option, older torch knows only this name
                 warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
@@ -115,7 +124,7 @@ class Trainer:
             self.train_data, TrainTransform(recipe.augment), recipe.run.seed, self.paper.map_source(recipe)
         )
         sampler = self._sampler(self.iteration)
-        return train_loader(dataset, sampler, recipe.data.workers, pin=world.device.type == "cuda")
+        return train_loader(dataset, sampler, recipe.data.workers, pin=world.device.type not in ("cpu", "mps"))
 
     def _sampler(self, start: int) -> StepSampler:
         world, accumulate = self.world, self.recipe.optim.accumulate
@@ -124,7 +133,7 @@ class Trainer:
     def step(self, parts: list[tuple[Tensor, Target]]) -> dict[str, Tensor]:
         """Run one optimizer step over the parts of a batch; return the mean of each logged term, on the device."""
         recipe, world = self.recipe, self.world
-        torch.manual_seed(hash((recipe.run.seed, world.rank, self.iteration)) % 2**63)
+        torch.manual_seed(SEED_RULES[self.seed_rule](recipe.run.seed, world.rank, self.iteration))
         lr = learning_rate(recipe.schedule, self.total, recipe.optim.lr, 1.0, self.iteration)
         set_learning_rate(self.optimizer, recipe.schedule, self.total, recipe.optim.lr, self.iteration)
         info = StepInfo(self.iteration, self.total, lr, self.plan.epoch(self.iteration))
@@ -161,6 +170,8 @@ class Trainer:
             "iteration": self.iteration,
             "best": self.best,
             "is_validated": self.is_validated,
+            "seed_rule": self.seed_rule,
+            "first_loss": None if self.first_loss is None else float(self.first_loss),
             "recipe": to_plain(self.recipe),
         }
 
@@ -168,21 +179,32 @@ class Trainer:
         """Continue from a saved state.
 
         Raises:
-            InputError: if it belongs to another model, optimizer or total number of iterations.
+            InputError: if it belongs to another model, optimizer or total number of iterations, or lacks an entry.
         """
-        changed = _changed_options(to_plain(self.recipe), state["recipe"])
-        if changed:
-            raise InputError(f"{source} was made with other values of {', '.join(changed)}; resume with the same")
         try:
-            self.model.load_state_dict(state["model"])
-        except RuntimeError as error:  # torch's word for tensors of other names or shapes
-            reason = str(error).splitlines()[-1].strip()
-            raise InputError(f"{source} is a state of another network: {reason}") from error
+            # an option that the state's version did not have was at its default
+            theirs = to_plain(recipe_from_plain(self.paper, state["recipe"], f"{source}: recipe"))
+            changed = _changed_options(to_plain(self.recipe), theirs)
+            check(not changed, f"{source} was made with other values of {', '.join(changed)}; resume with the same")
+            self._take(state, theirs["data"])
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
+            raise InputError(f"{source} is a state of another network or version: {reason}") from error
+
+    def _take(self, state: dict[str, Any], data: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.load_state_dict(state["average"])
         self.iteration, self.best, self.is_validated = state["iteration"], state["best"], state["is_validated"]
+        # states of older versions have neither
+        self.first_loss, self.seed_rule = state.get("first_loss"), state.get("seed_rule", OLD_SEED_RULE)
+        if self.seed_rule not in SEED_RULES:
+            raise LookupError(f"its seeds follow the rule {self.seed_rule!r}, known are {', '.join(SEED_RULES)}")
+        ours = to_plain(self.recipe.data)
+        if any(ours[key] != data[key] for key in _VALIDATION):
+            self.best = -1.0  # a score on other images does not compete
 
     def is_finite(self) -> bool:
         """Return whether every weight is a number."""
@@ -237,15 +259,20 @@ def _single_values_explained() -> Iterator[None]:
 def _changed_options(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """Return the options that would make a resumed run another one than it was."""
     watched = {part: set(ours[part]) for part in ("model", "data", "augment", "loss", "optim", "schedule")}
-    watched["data"] -= {"workers", "test_split", "test_list"}
+    watched["data"] -= {"workers", "max_pixels", "test_split", "test_list", *_VALIDATION}
     watched["model"] -= {"pretrained", "weights"}  # they were used before the first step
     watched["run"] = {"seed", "amp"}
     return [
         f"--{part}.{key}".replace("_", "-")
         for part, keys in watched.items()
         for key in ours[part]
-        if key in keys and theirs[part].get(key) != ours[part][key]
+        if key in keys and _meant(key, theirs[part].get(key)) != _meant(key, ours[part][key])
     ]
+
+
+def _meant(option: str, value: Any) -> Any:
+    """Return what counts of an option's value: of a list or class file its name, because its folder may move."""
+    return Path(value).name if option in ("train_list", "classes") and value else value
 
 
 def total_iterations(recipe: Recipe, num_images: int) -> int:

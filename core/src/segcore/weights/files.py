@@ -4,46 +4,27 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from msgspec import Meta
 from torch import Tensor, nn
 
-from segcore import __version__
 from segcore.errors import InputError
 from segcore.files import atomic_write
-from segcore.recipe.plain import from_json
+from segcore.weights.checksums import BLANK, ENTRY, compare, say_unsealed, sealed
+from segcore.weights.header import META_ENTRY, SUFFIX, CheckpointMeta, damaged, parse_meta, require_checkpoint
 from segcore.weights.names import NameMap, WrongShape
-from segcore.weights.torch_files import read_published
+from segcore.weights.revision import git_revision
+from segcore.weights.torch_files import DAMAGED, read_published
 
-Color = Annotated[list[Annotated[int, Meta(ge=0, le=255)]], Meta(min_length=3, max_length=3)]
-_HEADER = "segcore"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointMeta:
-    """What a weights file says about itself; plain data."""
-
-    paper: str
-    recipe_name: str
-    recipe: dict[str, Any]
-    """Resolved recipe, as `segcore.recipe.to_plain` gives it."""
-    classes: list[str]
-    palette: list[Color]
-    """RGB color of each class, 0-255."""
-    iteration: int
-    scores: dict[str, float]
-    """Of the last validation; empty where there was none."""
-    versions: dict[str, str]
-    """See `run_versions`."""
+_LEFT_OVER = "published/"  # no tensor of a network has a slash in its name
 
 
 @dataclass(frozen=True)
@@ -54,46 +35,54 @@ class LoadedCheckpoint:
         tensors: by OUR names where `meta` is given, else by published names.
         meta: of our files; None for a published one.
         published_meta: what a published file says about itself (CLASSES, iter, ...).
+        left_over: in a file of ours that was converted, published tensors that the network has no use for.
     """
 
     tensors: dict[str, Tensor]
     meta: CheckpointMeta | None
     path: Path
     published_meta: Mapping[str, Any] = field(default_factory=dict)
+    left_over: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def run_versions() -> dict[str, str]:
     """Return the versions that a run depends on, and the git revision of the current folder if it has one."""
     versions = {
-        "segcore": __version__,
+        "segcore": version("segcore"),
         "torch": torch.__version__,
         "timm": version("timm"),
         "python": platform.python_version(),
     }
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:  # no git on this machine
-        return versions
-    return {**versions, "git": result.stdout.strip()} if result.returncode == 0 else versions
+    revision = git_revision(Path())
+    return {**versions, "git": revision} if revision else versions
 
 
-def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], meta: CheckpointMeta) -> None:
-    """Write a weights file; tensors that share memory are stored separately.
+def save_weights(
+    path: str | Path,
+    state_dict: Mapping[str, Tensor],
+    meta: CheckpointMeta,
+    left_over: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Write a weights file with its checksum; tensors that share memory are stored separately.
+
+    Args:
+        left_over: tensors of a published file that the network has no use for, see `NameMap.left_over`.
 
     Raises:
         InputError: if it cannot be written; a previous file of that name stays whole.
     """
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
-    for name, tensor in state_dict.items():
+    for name, tensor in {**state_dict, **{_LEFT_OVER + name: t for name, t in left_over.items()}}.items():
         own = tensor.detach().cpu().contiguous()
         storage = own.untyped_storage().data_ptr()
         tensors[name] = own.clone() if storage in seen else own
         seen.add(storage)
-    header = {"format": "pt", _HEADER: json.dumps(asdict(meta))}
+    header = {"format": "pt", META_ENTRY: json.dumps(asdict(meta)), ENTRY: BLANK}
+    parts = sealed(safetensors.torch.save(tensors, header))
     with atomic_write(Path(path)) as file:
-        file.write(safetensors.torch.save(tensors, header))
+        for part in parts:
+            file.write(part)
 
 
 def read_checkpoint(path: str | Path, *, unsafe: bool = False) -> LoadedCheckpoint:
@@ -106,21 +95,24 @@ def read_checkpoint(path: str | Path, *, unsafe: bool = False) -> LoadedCheckpoi
         InputError: if the file is absent, truncated, damaged, no checkpoint, or would run code.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
+    if path.suffix != SUFFIX:
         published = read_published(path, unsafe=unsafe)
         return LoadedCheckpoint(published.tensors, None, path, published.meta)
-    if not path.is_file():
-        raise InputError(f"the checkpoint {path} does not exist; give the path of a .safetensors or .pth file")
+    require_checkpoint(path)
+    seal = compare(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{path} is truncated or no safetensors file ({error}); copy or download it again") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    meta = from_json(CheckpointMeta, header[_HEADER], f"{path}: header") if _HEADER in header else None
-    return LoadedCheckpoint(tensors, meta, path)
+    except (safetensors.SafetensorError, OSError, *DAMAGED) as error:
+        raise damaged(path, error) from error
+    meta = parse_meta(header, path)
+    if meta is None:
+        return LoadedCheckpoint(tensors, None, path)
+    if not seal:
+        say_unsealed(path)
+    left_over = {name.removeprefix(_LEFT_OVER): tensors.pop(name) for name in [*tensors] if name.startswith(_LEFT_OVER)}
+    return LoadedCheckpoint(tensors, meta, path, left_over=left_over)
 
 
 def load_into(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,19 @@ class Transform(NamedTuple):
     pattern: str
     to_ours: Callable[[Tensor], Tensor]
     to_published: Callable[[Tensor], Tensor]
+
+
+class Companion(NamedTuple):
+    """A tensor that published files have beside another one, and that ours compute or have no use for.
+
+    Attributes:
+        pattern, replacement: `re.sub` that makes its name of the other's published name.
+        values: our module that holds the other one -> what published files have.
+    """
+
+    pattern: str
+    replacement: str
+    values: Callable[[Any], Tensor]
 
 
 class WrongShape(NamedTuple):
@@ -79,12 +92,22 @@ class NameMap:
         renames: (regular expression on OUR name, replacement), applied one after the other with `re.sub`; the result
             is the published name.
         dropped: regular expressions, matched in full, of published names that may have no tensor of ours.
-        transforms: tensors whose values differ, too.
+        transforms: tensors whose values or shapes differ, too.
+        companions: published tensors that ours have no tensor for.
+        ours_only: regular expressions, matched in full, of OUR names that no published file has.
+        container: entry of a published file that holds the tensors.
     """
 
     renames: tuple[tuple[str, str], ...] = ()
     dropped: tuple[str, ...] = ()
     transforms: tuple[Transform, ...] = ()
+    companions: tuple[Companion, ...] = ()
+    ours_only: tuple[str, ...] = ()
+    container: str = "state_dict"
+
+    def with_renames(self, *renames: tuple[str, str]) -> NameMap:
+        """Return the map with more renames after its own: that of a network around a backbone."""
+        return replace(self, renames=(*self.renames, *renames))
 
     def to_published(self, name: str) -> str:
         """Return the published name of one of our tensors."""
@@ -102,9 +125,11 @@ class NameMap:
         wrong_shapes: list[WrongShape] = []
         claimed: dict[str, str] = {}
         for name, own in model.state_dict().items():
+            if _matches(self.ours_only, name):
+                continue
             published = self.to_published(name)
             assert published not in claimed, f"{name} and {claimed[published]} are both called {published}"
-            claimed[published] = name
+            claimed |= {published: name, **dict.fromkeys(self._companions(published), name)}
             if published not in tensors:
                 if not published.endswith(_COUNTER):
                     missing.append(published)
@@ -136,11 +161,30 @@ class NameMap:
         return found.tensors
 
     def export(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the model's tensors by their published names, in our shapes (they differ by trailing ones at most)."""
+        """Return the tensors of a published file of this model: by its names, in its shapes."""
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in model.state_dict().items():
+            if _matches(self.ours_only, name):
+                continue
+            published = self.to_published(name)
+            tensors[published] = self._transform(published, tensor.detach(), to_ours=False)
+            module = model.get_submodule(name.rpartition(".")[0])
+            for beside, companion in self._companions(published).items():
+                tensors[beside] = companion.values(module)
+        return tensors
+
+    def left_over(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a published file that the model loaded from it would not give back in an export."""
+        exported = self.export(model)
+        own = {self.to_published(name) for name in model.state_dict()}
+        return {name: value for name, value in tensors.items() if name not in own and not _equal(exported, name, value)}
+
+    def _companions(self, published: str) -> dict[str, Companion]:
+        """Return what stands beside a published tensor, by published names."""
         return {
-            published: self._transform(published, tensor.detach(), to_ours=False)
-            for name, tensor in model.state_dict().items()
-            for published in (self.to_published(name),)
+            re.sub(companion.pattern, companion.replacement, published): companion
+            for companion in self.companions
+            if re.search(companion.pattern, published)
         }
 
     def _transform(self, published: str, tensor: Tensor, *, to_ours: bool = True) -> Tensor:
@@ -150,9 +194,16 @@ class NameMap:
         return tensor
 
     def _may_be_left_over(self, published: str) -> bool:
-        if published.endswith(_COUNTER):
-            return True
-        return any(re.fullmatch(pattern, published) for pattern in self.dropped)
+        return published.endswith(_COUNTER) or _matches(self.dropped, published)
+
+
+def _matches(patterns: Sequence[str], name: str) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def _equal(exported: Mapping[str, Tensor], name: str, value: Tensor) -> bool:
+    ours = exported.get(name)
+    return ours is not None and ours.dtype == value.dtype and torch.equal(ours.cpu(), value.cpu())
 
 
 def count_parts(shapes: Shapes, prefix: str) -> int:

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from segcore.errors import InputError
+from segcore.weights.checksums import compare
+from segcore.weights.header import require_checkpoint
 
 STATE_FORMAT = "segcore training state"
 """Value of the entry `format` in our training states, which are no checkpoints."""
 
-# what torch's unpickler stumbles over in a file that is cut off or no pickle at all
-_DAMAGED = (
+DAMAGED = (
     RuntimeError,
     EOFError,
     ValueError,
@@ -35,6 +36,7 @@ _DAMAGED = (
     AssertionError,
     struct.error,
 )
+"""What readers stumble over in a file that is cut off, changed or something else altogether."""
 _NUMERIC = "?bhilqBHILQefd"
 
 
@@ -60,8 +62,8 @@ def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:
     Raises:
         InputError: if the file is absent, damaged, no such file, or holds more than tensors and plain data.
     """
-    if not path.is_file():
-        raise InputError(f"the checkpoint {path} does not exist; give the path of a .safetensors or .pth file")
+    require_checkpoint(path)
+    compare(path)
     try:
         with torch.serialization.safe_globals(_allowed()):
             return torch.load(path, map_location="cpu", weights_only=not unsafe)
@@ -71,8 +73,13 @@ def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:
         raise InputError(f"{path} holds objects of a package that is not installed ({error}); install it") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise InputError(f"{path} is truncated or no file of torch.save; copy or download it again") from error
+
+
+def is_state(content: Any) -> bool:
+    """Return whether the content of a file is a training state of ours."""
+    return isinstance(content, Mapping) and content.get("format") == STATE_FORMAT and "state" in content
 
 
 def _refusal(path: Path, message: str) -> str:
@@ -113,7 +120,7 @@ def read_published(path: Path, *, unsafe: bool = False) -> PublishedFile:
     content = read_torch_file(path, unsafe=unsafe)
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}; expected a dictionary of tensors")
-    if content.get("format") == STATE_FORMAT:
+    if is_state(content):
         raise InputError(f"{path} is a training state; give the .safetensors file beside it, or --resume-from it")
     inner = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content)
     tensors = {str(name).removeprefix("module."): t.detach() for name, t in inner.items() if isinstance(t, Tensor)}

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cgrseg.recipes import RECIPES, CGRSegModel
-from segcore.paper import given_by
+from segcore.lazy import given_by
 
 if TYPE_CHECKING:
     from cgrseg.model import CGRSeg, cgrseg_b, cgrseg_l, cgrseg_s0, cgrseg_t
 
 __all__ = ["RECIPES", "CGRSeg", "CGRSegModel", "cgrseg_b", "cgrseg_l", "cgrseg_s0", "cgrseg_t"]
 
-__getattr__ = given_by("cgrseg.model", __all__)
+__getattr__ = given_by("cgrseg", {"cgrseg.model": __all__})

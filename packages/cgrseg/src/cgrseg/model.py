@@ -195,8 +195,9 @@ class PrototypeGuidance(nn.Module):
         self.expand = nn.Conv2d(width, width, 1)
 
     def forward(self, features: Tensor, prototypes: Tensor) -> Tensor:
-        weights = self.class_weight(prototypes).float().softmax(dim=2)  # (B, 1, K, 1)
-        pooled = (weights * prototypes).sum(dim=2, keepdim=True)  # (B, E, 1, 1)
+        dtype = self.reduce.weight.dtype  # float32 but in a network made half; under autocast, too
+        weights = self.class_weight(prototypes.to(dtype)).float().softmax(dim=2)  # (B, 1, K, 1)
+        pooled = (weights * prototypes).sum(dim=2, keepdim=True).to(dtype)  # (B, E, 1, 1)
         gate = self.expand(self.act(self.norm(self.reduce(pooled)))).sigmoid()
         return features * gate.to(features.dtype)
 

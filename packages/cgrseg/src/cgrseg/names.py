@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cgrseg.recipes import CGRSegModel
 from segcore.backbones.efficientformer_v2 import EfficientFormerV2
-from segcore.backbones.efficientformer_v2_weights import REFERENCE_DROPPED, REFERENCE_RENAMES
+from segcore.backbones.efficientformer_v2_weights import REFERENCE
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
 from segcore.weights.names import NameMap, Shapes, count_parts, no_head
@@ -42,7 +42,7 @@ _BACKBONES_BY_WIDTH: dict[tuple[int, ...], str] = {  # channels at strides 8, 16
 def name_map(model: Segmentor) -> NameMap:
     """Return the published names of a network; those of another backbone than EfficientFormerV2 are timm's."""
     if isinstance(model.backbone, EfficientFormerV2):
-        return NameMap((*REFERENCE_RENAMES, *_HEAD_RENAMES), REFERENCE_DROPPED)
+        return REFERENCE.with_renames(*_HEAD_RENAMES)
     return NameMap(_HEAD_RENAMES)
 
 

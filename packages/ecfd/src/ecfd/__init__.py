@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ecfd.recipes import RECIPES, ECFDModel
-from segcore.paper import given_by
+from segcore.lazy import given_by
 
 if TYPE_CHECKING:
     from ecfd.model import ECFD, ecfd_base, ecfd_large, ecfd_small, ecfd_tiny
 
 __all__ = ["ECFD", "RECIPES", "ECFDModel", "ecfd_base", "ecfd_large", "ecfd_small", "ecfd_tiny"]
 
-__getattr__ = given_by("ecfd.model", __all__)
+__getattr__ = given_by("ecfd", {"ecfd.model": __all__})

@@ -83,7 +83,7 @@ class Reader(nn.Module):
 
     def read(self, queries: Tensor, sizes: Sequence[Size], features: Tensor, feature_sizes: Sequence[Size]) -> Tensor:
         """Return what tokens (B, Q, E) of the maps of `sizes` read from tokens (B, S, E) of other maps: (B, Q, E)."""
-        reference = reference_points(sizes, queries.device)
+        reference = reference_points(tuple(sizes), device=queries.device)
         return self.attention(self.query_norm(queries), reference, self.feature_norm(features), feature_sizes)
 
 

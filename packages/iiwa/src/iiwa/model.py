@@ -76,6 +76,7 @@ class IIWA(EncoderDecoder):
     """
 
     head: IIWAHead
+    loss_only = ("head.decoder.auxiliary_classifier.",)
 
     def __init__(self, options: IIWAModel, num_classes: int, loss: Loss | None = None) -> None:
         name, changes = options.backbone, options.backbone_changes()

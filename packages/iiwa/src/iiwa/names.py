@@ -19,14 +19,11 @@ from torch import Tensor
 from iiwa.recipes import IIWA_B, IIWA_L, IIWA_S, IIWAModel
 from segcore.backbones import create_backbone
 from segcore.backbones.swin import Swin
-from segcore.backbones.swin_names import OPENMMLAB
+from segcore.backbones.swin_names import INDEX_TABLE, OPENMMLAB
 from segcore.errors import InputError
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
-from segcore.weights.names import NameMap
-
-Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
+from segcore.weights.names import NameMap, Shapes, Transform, count_parts, no_head
 
 _CROSS = {f"{ours}_{x}": f"{x}_lin{number}" for ours, number in (("intra", ""), ("inter", "2")) for x in "qkv"}
 ATTENTION_LEAVES: dict[str, str] = {
@@ -48,7 +45,9 @@ FUSION_LEAVES: dict[str, str] = {
 }
 """Our name -> published name inside a fusion block."""
 
-_INDEX_TABLES = r"decode_head\..*\.relative_position_index"
+POOLS = Transform(r"(.*\.)?avgpool_[qk]\.1\.weight", lambda x: x.flatten(1), lambda x: x[:, :, None, None])
+"""The published pooling projects with a 1x1 convolution, ours with a linear layer."""
+
 _HEAD_RENAMES = (
     *((rf"^head\.neck\.fuse{i}\.", f"neck.trf{4 - i}s.") for i in (1, 2, 3)),  # the deepest fusion runs first
     (r"^head\.decoder\.", "decode_head."),
@@ -87,8 +86,9 @@ def name_map(model: Segmentor) -> NameMap:
     """Return the published names of a network; those of another backbone than Swin are its own."""
     head = (*_HEAD_RENAMES, *_BLOCK_RENAMES)
     if isinstance(model.backbone, Swin):
-        return NameMap((*OPENMMLAB.renames, *head), (*OPENMMLAB.dropped, _INDEX_TABLES), OPENMMLAB.transforms)
-    return NameMap(head, (_INDEX_TABLES,))
+        names = OPENMMLAB.with_renames(*head)
+        return replace(names, transforms=(*names.transforms, POOLS))
+    return NameMap(head, transforms=(POOLS,), companions=(INDEX_TABLE,))
 
 
 def infer_model(options: Model, shapes: Shapes) -> Model:
@@ -106,7 +106,7 @@ def infer_model(options: Model, shapes: Shapes) -> Model:
     found = _infer_backbone(options, shapes)
     required = ("decode_head.query_embed.weight", "decode_head.head.expand.weight", "neck.trf1s.0.q_lin.weight")
     if any(name not in shapes for name in required):
-        raise InputError(_unknown_containers(shapes))
+        raise _unknown_containers(shapes)
     embed_dim = shapes["decode_head.query_embed.weight"][0]
     expanded, query_dim = shapes["decode_head.head.expand.weight"][:2]
     return replace(
@@ -114,8 +114,8 @@ def infer_model(options: Model, shapes: Shapes) -> Model:
         embed_dim=embed_dim,
         query_dim=query_dim,
         head_scale=expanded // query_dim,
-        decoder_depth=_count(shapes, r"decode_head\.stages\.(\d+)\."),
-        fusion_rounds=_count(shapes, r"neck\.trf1s\.(\d+)\."),
+        decoder_depth=count_parts(shapes, "decode_head.stages."),
+        fusion_rounds=count_parts(shapes, "neck.trf1s."),
         fusion="1" if "neck.trf1s.0.mlp.fc1.weight" in shapes else "2",
         decoder_mlp_ratio=shapes["decode_head.stages.0.self_attn.mlp.fc1.weight"][0] / query_dim,
         **_infer_decoder_attention(options, shapes["decode_head.stages.0.self_attn.relative_position_bias_table"]),
@@ -137,10 +137,6 @@ def _infer_decoder_attention(options: IIWAModel, table: tuple[int, ...]) -> dict
     )
 
 
-def _count(shapes: Shapes, pattern: str) -> int:
-    return len({match[1] for match in (re.match(pattern, name) for name in shapes) if match})
-
-
 class _SwinSize(NamedTuple):
     width: int
     depths: tuple[int, ...]
@@ -160,7 +156,7 @@ def _infer_backbone(options: IIWAModel, shapes: Shapes) -> IIWAModel:
     stages = sorted(tables)
     size = _SwinSize(
         width=shapes["backbone.patch_embed.projection.weight"][0],
-        depths=tuple(_count(shapes, rf"backbone\.stages\.{i}\.blocks\.(\d+)\.") for i in stages),
+        depths=tuple(count_parts(shapes, f"backbone.stages.{i}.blocks.") for i in stages),
         heads=tuple(tables[i][1] for i in stages),
         window=(math.isqrt(tables[0][0]) + 1) // 2,
     )
@@ -189,11 +185,10 @@ def _swin_size(options: IIWAModel) -> _SwinSize | None:
     return _SwinSize(backbone.channels[0], depths, tuple(a.num_heads for a in attentions), attentions[0].window)
 
 
-def _unknown_containers(shapes: Shapes) -> str:
+def _unknown_containers(shapes: Shapes) -> InputError:
     if not any(name.startswith(_HEAD) for name in shapes):
-        first = ", ".join(list(shapes)[:3]) or "nothing"
-        return f"the checkpoint has neither neck nor decode_head; it starts with {first}"
-    return (
+        return no_head("IIWA head (neck, decode_head)", shapes)
+    return InputError(
         "its neck and decoder are not stored as ours are; how the released ones are was never published. "
         f"{describe_blocks(shapes)}; `iiwa.names.load_blocks` loads the backbone and the blocks of "
         "equal shapes, and reports the rest"
@@ -279,7 +274,7 @@ def _backbone(model: Segmentor, tensors: Mapping[str, Tensor], name_map: NameMap
     return found.tensors
 
 
-def _signature(place: str, leaves: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+def _signature(place: str, leaves: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter of a block, 1x1 convolutions as matrices."""
     shapes = {leaf: tuple(tensors[f"{place}.{leaf}"].shape) for leaf in leaves if not leaf.endswith("_index")}
     return {leaf: shape[:2] for leaf, shape in shapes.items()}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from iiwa.attention import pad_to_grid, sine_position, spread_tokens, to_windows, window_grid, window_means
 from iiwa.recipes import IIWAModel
-from segcore.layers.precision import full_precision
+from segcore.layers.precision import full_precision, widened
 
 Window = tuple[int, int]
 
@@ -59,7 +59,8 @@ class Fusion(nn.Module, ABC):
         grid = max(grids[0][0], grids[1][0]), max(grids[0][1], grids[1][1])
         fused = self._fuse(pad_to_grid(key, self.key_window, grid), pad_to_grid(query, self.query_window, grid), grid)
         shortcut = spread_tokens(self.shortcut(key).flatten(1, 2), (key.shape[1], key.shape[2]), (height, width))
-        return self._output(shortcut, self.norm1(fused[:, :height, :width])).permute(0, 3, 1, 2)
+        output = self._output(shortcut, widened(self.norm1, fused[:, :height, :width]))
+        return output.to(self.norm2.weight.dtype).permute(0, 3, 1, 2)  # of a network made half, the sums were float32
 
     @abstractmethod
     def _fuse(self, key: Tensor, query: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -120,9 +121,9 @@ class CrossFusion(Fusion):
     def _fuse(self, key: Tensor, query: Tensor, grid: tuple[int, int]) -> Tensor:
         windows = (self._with_local_position(query, self.query_window), self._with_local_position(key, self.key_window))
         y = query + self.dropout(self._pair_windows(*windows, grid, scale=1.0))
-        y = y + self.dropout(self.intra_proj(y))
+        y = y + self.dropout(widened(self.intra_proj, y))
         y = y + self.dropout(self._inter(key, y, grid))
-        return y + self.dropout(self.inter_proj(y))
+        return y + self.dropout(widened(self.inter_proj, y))
 
     def _with_local_position(self, x: Tensor, window: Window) -> Tensor:
         """Cut into windows and add to each the positions inside it: (B, H, W, C) -> (B, n, N, C)."""
@@ -130,14 +131,16 @@ class CrossFusion(Fusion):
 
     def _inter(self, key: Tensor, y: Tensor, grid: tuple[int, int]) -> Tensor:
         with full_precision(y.device.type):  # scores without a scale: a few tokens, but large numbers
-            query_tokens = self.query_pool(window_means(y.float(), self.query_window))  # (B, n, C)
-            key_tokens = self.key_pool(window_means(key.float(), self.key_window))
+            query_tokens = widened(self.query_pool, window_means(y.float(), self.query_window))  # (B, n, C)
+            key_tokens = widened(self.key_pool, window_means(key.float(), self.key_window))
             position = sine_position(*grid, y.shape[-1], y.device)
-            q, tokens = self.inter_q(query_tokens + position), key_tokens + position
-            return self._between_windows(q, self.inter_k(tokens), self.inter_v(tokens), grid, scale=1.0)
+            tokens = key_tokens + position
+            q = widened(self.inter_q, query_tokens + position)
+            k, v = widened(self.inter_k, tokens), widened(self.inter_v, tokens)
+            return self._between_windows(q, k, v, grid, scale=1.0)
 
     def _output(self, shortcut: Tensor, fused: Tensor) -> Tensor:
-        return self.norm2(shortcut + fused)
+        return widened(self.norm2, shortcut + fused)
 
 
 class PlainFusion(Fusion):
@@ -166,7 +169,7 @@ class PlainFusion(Fusion):
         return inside + self._between_windows(q, self.inter_k(tokens), self.inter_v(tokens), grid, self.scale)
 
     def _output(self, shortcut: Tensor, fused: Tensor) -> Tensor:
-        return self.norm2(shortcut + self.mlp(fused))
+        return widened(self.norm2, shortcut + widened(self.mlp, fused))
 
 
 FUSIONS: dict[str, type[CrossFusion] | type[PlainFusion]] = {"1": PlainFusion, "2": CrossFusion}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memorynet.recipes import RECIPES, MemoryNetModel, MemorySettings
-from segcore.paper import given_by
+from segcore.lazy import given_by
 
 if TYPE_CHECKING:
     from memorynet.memory import Memory, MemoryRead
@@ -41,4 +41,4 @@ __all__ = [
     "memorynet_vit_large",
 ]
 
-__getattr__ = given_by("memorynet.model", __all__)
+__getattr__ = given_by("memorynet", {"memorynet.model": __all__})

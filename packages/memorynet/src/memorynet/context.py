@@ -148,7 +148,7 @@ class Attention(nn.Module):
 
 def _mix(weights: Tensor, table: Tensor) -> Tensor:
     """(B, K, h, w), (K, D) -> (B, D, h, w), as a 1x1 convolution: it keeps the memory format."""
-    return F.conv2d(weights, table.t()[:, :, None, None])
+    return F.conv2d(weights.to(table.dtype), table.t()[:, :, None, None])
 
 
 def _norm_act(block: ConvNormAct, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ Published tensor names are in `names.py`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
@@ -44,6 +45,7 @@ from segcore.recipe import Loss, Recipe
 from segcore.segmentor import EncoderDecoder, Prediction, StepInfo, Target, resize
 
 _ROUNDING = 1e-9
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -210,6 +212,9 @@ class MemorySegmentor(EncoderDecoder):
         loss = loss or Loss(average="valid")
         super().__init__(backbone, head, num_classes, SegmentationLoss(loss), nn.ModuleList(auxiliary), loss.auxiliary)
         self.levels = levels or nn.Identity()
+        self._is_warned = False
+        used = isinstance(head.context, ObjectContext)  # it takes the last auxiliary head's logits
+        self.loss_only = tuple(f"auxiliary.{i}." for i in range(len(auxiliary) - used))
         classifiers = (f"{name}." for name, _ in self.named_modules() if name.endswith(".classifier"))
         self.classifiers = ("head.memory.", *(name for name in classifiers if not name.startswith("backbone.")))
 
@@ -225,10 +230,26 @@ class MemorySegmentor(EncoderDecoder):
         return resize(logits, (features[-1].shape[-2], features[-1].shape[-1]))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W) -> logits (B, K, h, w), see `Segmentor.forward`; the memory is only read."""
+        """Image (B, 3, H, W) -> logits (B, K, h, w), see `Segmentor.forward`; the memory is only read.
+
+        `losses` is the one call that feeds it; without that it stays as it is, and says so where it is empty.
+        """
+        if self.training:
+            _check_statistics(self, image)
+            self._warn_of_empty_memory()
         size = (image.shape[-2], image.shape[-1])
         features, legal = self._encode(image)
         return self._cut(self.head(features, self._coarse(features)), legal, size)
+
+    def _warn_of_empty_memory(self) -> None:
+        if self._is_warned or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return
+        self._is_warned = True  # once, also because looking into the memory waits for the device
+        if not self.head.memory.rows.any():
+            log.warning(
+                "MemoryNet trains with an empty memory: model(image) only reads it; model.losses(image, target, step) "
+                "feeds it and returns the losses of the paper"
+            )
 
     def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
         """Return decode, first and aux_<i> losses, memory.loss_consistency and decode.acc_seg; update the memory.

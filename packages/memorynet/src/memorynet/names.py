@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +18,7 @@ from segcore.errors import InputError
 from segcore.layers.fcn_head import FCNHead
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
-from segcore.weights.names import NameMap
+from segcore.weights.names import NameMap, Shapes, count_parts, no_head
 
 _CONTEXT = "context_within_image_module"
 
@@ -38,7 +36,6 @@ _HEAD_RENAMES = (
     (r"^head\.classify\.transform\.", "decoder_stage2."),
     (r"^head\.classify\.classifier\.", "decoder_stage2.4."),
     (r"^head\.memory\.rows$", "memory_module.memory"),
-    (r"^head\.memory\.num_batches_tracked$", "memory_module.num_batches_tracked"),
     (r"^head\.read\.fuse\.", "memory_module.fuse_memory_conv."),
     (r"^head\.read\.attentions\.", "memory_module.self_attentions."),
     (r"^head\.bottleneck\.", "memory_module.bottleneck."),
@@ -102,11 +99,13 @@ def name_map(model: Segmentor) -> NameMap:
             *_auxiliary(len(heads), len(heads[0].convs) if heads else 1),
             *_numbered(rf"{_CONTEXT}\.global_branch", _POOLED_BLOCK),
             *_numbered(r"(?!backbone_net\.)", _BLOCK),
-        )
+        ),
+        ours_only=(r"head\.memory\.num_batches_tracked",),
+        container="model",
     )
 
 
-def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+def infer_model(options: Model, shapes: Shapes) -> Model:
     """Return the options a published checkpoint was made with, as far as its shapes tell them.
 
     Dilations, activation and everything about training are taken from `options`: no tensor tells them. So the recipe of
@@ -118,10 +117,7 @@ def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
     assert isinstance(options, MemoryNetModel)
     memory = shapes.get("memory_module.memory")
     if memory is None or len(memory) != 3 or "decoder_stage2.4.weight" not in shapes:
-        first = ", ".join(list(shapes)[:3]) or "nothing"
-        raise InputError(
-            f"the checkpoint has no MemoryNet head (memory_module, decoder_stage2); it starts with {first}"
-        )
+        raise no_head("MemoryNet head (memory_module, decoder_stage2)", shapes)
     attention = "self_attention" if memory[1] == 1 else "self_attentions.0"
     query = shapes.get(f"memory_module.{attention}.query_project.0.0.weight", (options.attention_width,))
     found = replace(
@@ -133,7 +129,7 @@ def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
         auxiliary=_has(shapes, "auxiliary_decoder."),
         **_backbone_of(options, shapes),
     )
-    branches = _count(shapes, f"{_CONTEXT}.parallel_branches.")
+    branches = count_parts(shapes, f"{_CONTEXT}.parallel_branches.")
     if found.context == "aspp" and branches != len(found.dilations):
         raise InputError(
             f"the checkpoint has {branches} branches of dilated convolutions, --model.dilations names "
@@ -142,23 +138,18 @@ def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
     return found
 
 
-def _has(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> bool:
+def _has(shapes: Shapes, prefix: str) -> bool:
     return any(name.startswith(prefix) for name in shapes)
 
 
-def _count(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
-    """Return how many different parts follow a prefix."""
-    return len({name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)})
-
-
-def _context_of(shapes: Mapping[str, tuple[int, ...]]) -> Any:
+def _context_of(shapes: Shapes) -> Any:
     for part, context in (("parallel_branches.", "aspp"), ("branches.", "ppm"), ("key_project.", "ocr")):
         if _has(shapes, f"{_CONTEXT}.{part}"):
             return context
     return "none"
 
 
-def _backbone_of(options: MemoryNetModel, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def _backbone_of(options: MemoryNetModel, shapes: Shapes) -> dict[str, Any]:
     """Return the options that name the backbone; nothing where the file's is none of the published ones."""
     published = None
     if "backbone_net.cls_token" in shapes:
@@ -168,8 +159,7 @@ def _backbone_of(options: MemoryNetModel, shapes: Mapping[str, tuple[int, ...]])
     elif "backbone_net.layer1.0.conv2.fc1.weight" in shapes:
         published = S101
     elif "backbone_net.stem.0.weight" in shapes:
-        blocks = {match[1] for name in shapes if (match := re.match(r"backbone_net\.layer3\.(\d+)\.", name))}
-        published = {6: R50, 23: R101}.get(len(blocks))
+        published = {6: R50, 23: R101}.get(count_parts(shapes, "backbone_net.layer3."))
     if published is None or _width_of(shapes) != _WIDTHS[published.backbone]:
         return {}
     changes: dict[str, Any] = {
@@ -192,6 +182,6 @@ _WIDTHS = {R50.backbone: 2048, R101.backbone: 2048, S101.backbone: 2048, HRNET_W
 """Channels of the map that the head sees."""
 
 
-def _width_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
+def _width_of(shapes: Shapes) -> int:
     shape = shapes.get("bottleneck.0.weight", (0, 0))
     return shape[1]

@@ -290,5 +290,10 @@ PAPER = paper_of_package(
     title="MemoryNet: Mining Contextual Information Beyond Image for Semantic Segmentation (ICCV 2021)",
     model_class=MemoryNetModel,
     recipes=RECIPES,
+    proven=(
+        "On the same weights every stage of the network equals the published code's, within 1e-4 of its standard "
+        "deviation; a training step in float64, the memory after it included, within 1e-6. The object context is "
+        "a reconstruction."
+    ),
     report=Later("memorynet.inspection.page:report_sections"),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from segcore.paper import given_by
+from segcore.lazy import given_by
 from unept.recipes import RECIPES, UNEPTModel
 
 if TYPE_CHECKING:
@@ -15,4 +15,4 @@ if TYPE_CHECKING:
 
 __all__ = ["RECIPES", "UNEPT", "UNEPTModel", "unept_deit", "unept_r50"]
 
-__getattr__ = given_by("unept.model", __all__)
+__getattr__ = given_by("unept", {"unept.model": __all__})

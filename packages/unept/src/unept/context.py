@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from segcore.layers.deform_attn.layer import DeformableAttention
-from segcore.layers.deform_attn.points import reference_grid
+from segcore.layers.deform_attn.points import reference_points
 from segcore.layers.kept_by_size import kept_by_size
 from unept.recipes import UNEPTModel
 
@@ -36,8 +36,9 @@ def sine_positions(height: int, width: int, channels: int, device: torch.device 
         (height * width, channels) float32, row-major; channels a multiple of 4
     """
     half = channels // 2
-    exponent = 2 * (torch.arange(half, device=device) // 2) / half
-    wavelength = torch.pow(10000.0, exponent.double()).float()  # (C/2,), each twice: for sine and cosine
+    has_float64 = device is None or device.type in ("cpu", "cuda")  # Apple's GPUs have none, Intel's not all
+    exponent = 2 * (torch.arange(half, device=device if has_float64 else "cpu") // 2) / half
+    wavelength = torch.pow(10000.0, exponent.double()).float().to(device)  # (C/2,), each twice: for sine and cosine
     waves = []
     for length in (height, width):
         place = torch.arange(1, length + 1, dtype=torch.float32, device=device) * (2 * math.pi / (length + 1e-6))
@@ -51,10 +52,6 @@ def sine_positions(height: int, width: int, channels: int, device: torch.device 
 def level_positions(sizes: Sizes, channels: int, device: torch.device) -> Tensor:
     """Return the sine position maps of all levels, (S, channels)."""
     return torch.cat([sine_positions(height, width, channels, device) for height, width in sizes])
-
-
-reference_points = kept_by_size(reference_grid)
-"""Pixel centers of the maps of some sizes, (1, Q, 1, 2)."""
 
 
 class Pyramid(NamedTuple):
@@ -225,7 +222,8 @@ class ContextBranch(nn.Module):
         """Return the sine map of each level with the level's embedding added, (S, C)."""
         lengths = [height * width for height, width in sizes]
         embedding = [row.expand(length, -1) for row, length in zip(self.level_embedding, lengths, strict=True)]
-        return level_positions(sizes, tokens.shape[-1], tokens.device) + torch.cat(embedding)
+        waves = level_positions(sizes, tokens.shape[-1], tokens.device)
+        return waves.to(self.level_embedding.dtype) + torch.cat(embedding)
 
 
 def _layers(layer: nn.Module, count: int) -> nn.ModuleList:

@@ -26,6 +26,8 @@ from segcore.errors import InputError, check
 from segcore.losses import SegmentationLoss, at_least_float32, cross_entropy, pixel_accuracy
 from segcore.recipe import Loss, Recipe
 from segcore.segmentor import EncoderDecoder, StepInfo, Target, resize
+from segcore.training.batches import target_of_labels
+from unept.boundary.source import BoundarySource
 from unept.context import ContextBranch
 from unept.recipes import STRIDE, UNEPT_DEIT, UNEPT_R50, UNEPTModel
 
@@ -347,6 +349,7 @@ class UNEPT(EncoderDecoder):
     """
 
     head: UNEPTHead
+    loss_only = ("head.boundary.", "head.direction.")
 
     def __init__(self, options: UNEPTModel, num_classes: int, loss: Loss | None = None) -> None:
         backbone = create_backbone(
@@ -394,7 +397,12 @@ class UNEPT(EncoderDecoder):
         return [image, *self.backbone(image)], (image.shape[-2], image.shape[-1])
 
     def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
-        """Return the weighted decode.loss_{ce, boundary, direction, refined} and decode.acc_seg (percent)."""
+        """Return the weighted decode.loss_{ce, boundary, direction, refined} and decode.acc_seg (percent).
+
+        A target without boundary maps gets those of its label here, on the CPU; training has them from its loader.
+        """
+        if target.boundary_distance is None:
+            target = target_of_labels(target.label, BoundarySource(self.options.mirror_angles))
         size = (image.shape[-2], image.shape[-1])
         features, legal = self._encode(image)
         said = self.head.predictions(features)

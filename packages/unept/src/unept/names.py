@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 from segcore.backbones import resnet_names, timm_names
-from segcore.errors import InputError
 from segcore.recipe import Model
 from segcore.segmentor import Segmentor
-from segcore.weights.names import NameMap
+from segcore.weights.names import NameMap, Shapes, count_parts, no_head
 from unept.model import UNEPT, is_resnet_c
 from unept.recipes import STRIDE, UNEPT_DEIT, UNEPT_R50, UNEPTModel
 
@@ -56,7 +54,7 @@ def name_map(model: Segmentor) -> NameMap:
     return NameMap((*HEAD_RENAMES, *(resnet_names.RENAMES if is_resnet_c(model.options) else timm_names.RENAMES)))
 
 
-def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+def infer_model(options: Model, shapes: Shapes) -> Model:
     """Return the options a published checkpoint was made with: backbone, window, and width and depth of the context.
 
     Args:
@@ -78,8 +76,7 @@ def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
     found = [shapes.get(name) for name in wanted]
     queries, levels, hidden, samples = found
     if queries is None or levels is None or hidden is None or samples is None:
-        first = ", ".join(list(shapes)[:3]) or "nothing"
-        raise InputError(f"the checkpoint has no UN-EPT head (query_embed and context_branch); it starts with {first}")
+        raise no_head("UN-EPT head (query_embed and context_branch)", shapes)
     is_alike = samples[0] == options.heads * levels[0] * options.points
     heads = options.heads if is_alike else UNEPT_R50.heads
     backbone = options.backbone
@@ -96,11 +93,6 @@ def infer_model(options: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
         heads=heads,
         points=samples[0] // (heads * levels[0]),
         feedforward=hidden[0],
-        encoder_layers=_count_layers(shapes, "encoder"),
-        decoder_layers=_count_layers(shapes, "decoder"),
+        encoder_layers=count_parts(shapes, "context_branch.encoder.layers."),
+        decoder_layers=count_parts(shapes, "context_branch.decoder.layers."),
     )
-
-
-def _count_layers(shapes: Mapping[str, tuple[int, ...]], stack: str) -> int:
-    prefix = f"context_branch.{stack}.layers."
-    return len({name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)})

@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from segcore.errors import InputError
+from segcore.opencv import cv2
 
 _PNG_END = b"IEND\xaeB`\x82"
 _CHUNK = 8  # files per task of a worker
@@ -126,8 +126,9 @@ def run_jobs(jobs: Sequence[Job], title: str, *, processes: int = 0, force: bool
             not whole. What was written so far stays, and the next run goes on from there.
     """
     # Only the parent shows progress: workers start sooner without this import.
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from segcore.console import PlainConsole
 
     started = time.perf_counter()
     missing = list(jobs) if force else _missing(jobs)
@@ -139,7 +140,7 @@ def run_jobs(jobs: Sequence[Job], title: str, *, processes: int = 0, force: bool
     count = min(processes or available_cores(), -(-len(missing) // _CHUNK))
     chunks = (missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=len(jobs), completed=len(jobs) - len(missing))
         modules = {job.make.__module__ for job in missing}

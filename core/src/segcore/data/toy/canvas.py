@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
+
+from segcore.opencv import cv2
 
 SKY, ROAD, BUILDING, TREE, CAR, PERSON, POLE, LANE = range(8)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from segcore.data.toy.canvas import LANE, ROAD, Canvas, Color, shade
 from segcore.data.toy.texture import ASPHALT_SCALE, asphalt_tile
+from segcore.opencv import cv2
 
 _DEPTHS = np.array([2, 3, 5, 8, 12, 18, 27, 40, 60, 90, 140], np.float64)
 LANE_WIDTH = 3.3

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from segcore.data.toy.canvas import PERSON, POLE, TREE, Canvas, Color, fixed_point, shade
 from segcore.data.toy.texture import CROWN_SIZES, crowns
+from segcore.opencv import cv2
 
 _TONE_RAMP = (np.arange(256)[:, None] / 255) ** 1.2
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from segcore.data.labels import IGNORE
@@ -16,6 +15,7 @@ from segcore.data.toy.ground import Street, draw_ground
 from segcore.data.toy.objects import draw_person, draw_pole, draw_tree, draw_wire
 from segcore.data.toy.population import FAR, building_rows, bushes_and_trees, cars, people, poles
 from segcore.data.toy.texture import cloud_tile, fractal_noise, grain
+from segcore.opencv import cv2
 
 
 class Light(NamedTuple):

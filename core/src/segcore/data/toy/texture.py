@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from segcore.data.toy.canvas import Color, shade
+from segcore.opencv import cv2
 
 _SEED = 20_240_508
 

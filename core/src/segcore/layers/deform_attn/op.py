@@ -126,7 +126,9 @@ def _announce(backend: str, value: Tensor) -> None:
     kind = (backend, value.device.type, value.dtype)
     if kind not in _announced:
         _announced.add(kind)
-        log.debug("deformable attention: %s form for %s on %s", backend, value.dtype, value.device.type)
+        is_slow = backend == "reference" and value.device.type not in ("cpu", "meta")
+        level = logging.WARNING if is_slow else logging.DEBUG
+        log.log(level, "deformable attention: %s form for %s on %s", backend, value.dtype, value.device.type)
 
 
 def _kernels(backend: str) -> ModuleType:

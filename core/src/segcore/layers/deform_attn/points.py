@@ -29,14 +29,8 @@ def reference_grid(level_sizes: Sequence[tuple[int, int]], *, device: torch.devi
     return torch.cat(grids)[None, :, None]
 
 
-def reference_points(level_sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    """Return `reference_grid`, kept for the next call with the same sizes."""
-    return _kept_grid(tuple(level_sizes), device)
-
-
-@kept_by_size
-def _kept_grid(level_sizes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    return reference_grid(level_sizes, device=device)
+reference_points = kept_by_size(reference_grid)
+"""The same, kept for the next call with the same sizes, which must be a tuple."""
 
 
 def sampling_locations(reference: Tensor, offsets: Tensor, level_sizes: Sequence[tuple[int, int]]) -> Tensor:

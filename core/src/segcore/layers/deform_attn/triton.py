@@ -64,9 +64,7 @@ def _launch(
             locations,
             weights,
             *outputs,
-            num_rows,
-            num_queries * num_heads,
-            num_pixels * num_heads * head_width,
+            (num_rows, num_queries * num_heads, num_pixels * num_heads * head_width),
             tuple(height for height, _ in level_sizes),
             tuple(width for _, width in level_sizes),
             NUM_HEADS=num_heads,
@@ -94,8 +92,21 @@ def _sample(locations, sample, is_row, width, height):
 
 
 @triton.jit
-def _corner(start, x, y, width, height, is_row, channels, NUM_HEADS: tl.constexpr, HEAD_WIDTH: tl.constexpr):
+def _corner(
+    start,
+    left,
+    top,
+    corner: tl.constexpr,
+    width,
+    height,
+    is_row,
+    channels,
+    NUM_HEADS: tl.constexpr,
+    HEAD_WIDTH: tl.constexpr,
+):
     """Return for one corner of every sample where its channels lie in the image's value, and whether they exist."""
+    x = left + corner % 2
+    y = top + corner // 2
     is_inside = is_row & (x >= 0) & (x < width) & (y >= 0) & (y < height)
     offsets = ((start + y * width + x) * (NUM_HEADS * HEAD_WIDTH))[:, None] + channels[None, :]
     return offsets, is_inside[:, None] & (channels < HEAD_WIDTH)[None, :]
@@ -107,9 +118,7 @@ def _forward_kernel(
     locations,  # (B, Q, M, L, P, 2)
     weights,  # (B, Q, M, L, P)
     output,  # (B, Q, M, D)
-    num_rows,  # B*Q*M
-    rows_per_image,  # Q*M
-    image_size,  # S*M*D
+    counts,  # rows B*Q*M, rows of an image Q*M, values of an image S*M*D
     heights,
     widths,
     NUM_HEADS: tl.constexpr,
@@ -120,9 +129,9 @@ def _forward_kernel(
     BLOCK_WIDTH: tl.constexpr,
 ):
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    is_row = rows < num_rows
+    is_row = rows < counts[0]
     channels = tl.arange(0, BLOCK_WIDTH)
-    origin = value + ((rows // rows_per_image) * image_size + (rows % NUM_HEADS) * HEAD_WIDTH)[:, None]
+    origin = value + ((rows // counts[1]) * counts[2] + (rows % NUM_HEADS) * HEAD_WIDTH)[:, None]
     total = tl.zeros((BLOCK_ROWS, BLOCK_WIDTH), dtype=tl.float32)
     start = 0
     for level in tl.static_range(NUM_LEVELS):  # pyright: ignore[reportGeneralTypeIssues]
@@ -135,18 +144,8 @@ def _forward_kernel(
             for corner in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues]
                 along_x = right_part if corner % 2 else 1 - right_part
                 along_y = lower_part if corner // 2 else 1 - lower_part
-                offsets, exists = _corner(
-                    start,
-                    left + corner % 2,
-                    top + corner // 2,
-                    width,
-                    height,
-                    is_row,
-                    channels,
-                    NUM_HEADS,
-                    HEAD_WIDTH,
-                )
-                values = tl.load(origin + offsets, mask=exists, other=0.0).to(tl.float32)
+                at, exists = _corner(start, left, top, corner, width, height, is_row, channels, NUM_HEADS, HEAD_WIDTH)
+                values = tl.load(origin + at, mask=exists, other=0.0).to(tl.float32)
                 total += (weight * along_x * along_y)[:, None] * values
         start += height * width
     places = output + rows[:, None] * HEAD_WIDTH + channels[None, :]
@@ -162,9 +161,7 @@ def _backward_kernel(
     grad_value,  # (B, S, M, D) float32, zeros
     grad_locations,  # (B, Q, M, L, P, 2)
     grad_weights,  # (B, Q, M, L, P)
-    num_rows,  # B*Q*M
-    rows_per_image,  # Q*M
-    image_size,  # S*M*D
+    counts,  # rows B*Q*M, rows of an image Q*M, values of an image S*M*D
     heights,
     widths,
     NUM_HEADS: tl.constexpr,
@@ -175,11 +172,11 @@ def _backward_kernel(
     BLOCK_WIDTH: tl.constexpr,
 ):
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    is_row = rows < num_rows
+    is_row = rows < counts[0]
     # four at a time, as the atomics take them: half-precision loads of eight would pass through shared memory
     channels = tl.max_contiguous(tl.arange(0, BLOCK_WIDTH), 4)
     is_place = is_row[:, None] & (channels < HEAD_WIDTH)[None, :]
-    image_head = ((rows // rows_per_image) * image_size + (rows % NUM_HEADS) * HEAD_WIDTH)[:, None]
+    image_head = ((rows // counts[1]) * counts[2] + (rows % NUM_HEADS) * HEAD_WIDTH)[:, None]
     slope = tl.load(grad + rows[:, None] * HEAD_WIDTH + channels[None, :], mask=is_place, other=0.0).to(tl.float32)
     start = 0
     for level in tl.static_range(NUM_LEVELS):  # pyright: ignore[reportGeneralTypeIssues]
@@ -195,24 +192,14 @@ def _backward_kernel(
             for corner in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues]
                 along_x = right_part if corner % 2 else 1 - right_part
                 along_y = lower_part if corner // 2 else 1 - lower_part
-                offsets, exists = _corner(
-                    start,
-                    left + corner % 2,
-                    top + corner // 2,
-                    width,
-                    height,
-                    is_row,
-                    channels,
-                    NUM_HEADS,
-                    HEAD_WIDTH,
-                )
-                values = tl.load(value + image_head + offsets, mask=exists, other=0.0).to(tl.float32)
+                at, exists = _corner(start, left, top, corner, width, height, is_row, channels, NUM_HEADS, HEAD_WIDTH)
+                values = tl.load(value + image_head + at, mask=exists, other=0.0).to(tl.float32)
                 product = tl.sum(values * slope, axis=1)
                 slope_weight += along_x * along_y * product
                 slope_x += (along_y if corner % 2 else -along_y) * product
                 slope_y += (along_x if corner // 2 else -along_x) * product
                 addend = (weight * along_x * along_y)[:, None] * slope
-                tl.atomic_add(grad_value + image_head + offsets, addend, mask=exists, sem="relaxed")
+                tl.atomic_add(grad_value + image_head + at, addend, mask=exists, sem="relaxed")
             tl.store(grad_weights + sample, slope_weight, mask=is_row)
             tl.store(grad_locations + 2 * sample, slope_x * weight * width, mask=is_row)
             tl.store(grad_locations + 2 * sample + 1, slope_y * weight * height, mask=is_row)

@@ -86,7 +86,8 @@ def _announce(backend: str, device: str) -> None:
     """Say once for each kind of device which form computes there."""
     if (backend, device) not in _announced:
         _announced.add((backend, device))
-        log.debug("window matching: %s form on %s", backend, device)
+        is_slow = backend == "scipy" and device != "cpu"
+        log.log(logging.WARNING if is_slow else logging.DEBUG, "window matching: %s form on %s", backend, device)
 
 
 def _solver(backend: str) -> ModuleType:

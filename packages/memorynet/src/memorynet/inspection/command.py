@@ -49,33 +49,31 @@ class MemoryOptions:
 def _show(words: list[str]) -> int:
     """memorynet-memory CHECKPOINT [--out FILE.html] [--order similarity] ..."""
     options = parse_options(PROGRAM, _DESCRIPTION, MemoryOptions, words)
-    from rich.console import Console  # with torch and the drawing, only where something is shown
-
-    from memorynet.inspection.content import read_memory
+    from memorynet.inspection.content import read_memory  # with torch, only where something is shown
     from memorynet.inspection.page import NOT_COUNTED, memory_page, pair_table, update_table
+    from segcore.console import PlainConsole
     from segcore.pages.render import write_page
 
     content = read_memory(options.checkpoint, classes=options.classes, unsafe=options.unsafe)
     order = content.grouped() if options.order == "similarity" else list(range(len(content.names)))
     out = write_page(options.out, memory_page(content, order, pairs=options.rows, source=options.checkpoint))
-    console = Console(soft_wrap=True, highlight=False)
+    console = PlainConsole(soft_wrap=True)
     console.print(_for_console(pair_table(content, options.rows), options.rows))
     updates = update_table(content)
     console.print(_for_console(updates, options.rows) if updates.rows else NOT_COUNTED)
-    console.print(f"wrote {out}", markup=False)
+    console.print(f"wrote {out}")
     return 0
 
 
 def _for_console(table: Table, rows: int) -> ConsoleTable:
     """Return the first rows of a page's table."""
     from rich.table import Table as ConsoleTable
-    from rich.text import Text
 
     result = ConsoleTable(title=table.title)
     for column in table.columns:
         result.add_column(column.name, justify="right" if column.is_number else "left")
     for row in table.rows[:rows]:
-        result.add_row(*(Text(cell.text) for cell in row))
+        result.add_row(*(cell.text for cell in row))
     return result
 
 

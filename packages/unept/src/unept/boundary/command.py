@@ -99,8 +99,7 @@ def maps_of_label(name: str, root: Path, split: str, index: int) -> BoundaryMaps
     Raises:
         InputError: if the label cannot be used.
     """
-    import cv2
-
+    from segcore.opencv import cv2
     from unept.boundary.maps import boundary_maps
 
     cv2.setNumThreads(0)  # one core per process

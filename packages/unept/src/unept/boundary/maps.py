@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from segcore.data.labels import IGNORE
 from segcore.images.region import Box
+from segcore.opencv import cv2
 
 MIN_PIXELS = 100
 """A class with fewer pixels in the image has no distances."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from segcore.errors import InputError
-from segcore.weights.names import NameMap, Transform
+from segcore.weights.names import Companion, NameMap, Transform
 from tests.tiny_paper import NAMES, TinySegmentor, published_tensors
 
 
@@ -88,3 +88,43 @@ def test_transforms_are_undone_by_the_export() -> None:
 def test_two_tensors_of_ours_under_one_published_name_are_our_mistake() -> None:
     with pytest.raises(AssertionError, match="both called"):
         NameMap(renames=((r"^\d", "x"),)).convert(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)), {})
+
+
+def test_the_export_has_the_published_shapes() -> None:
+    """Issue 12: tensors written as (C,) where the published code has (C, 1, 1) were skipped by it."""
+    assert NAMES.export(_model())["backbone.scale"].shape == (4, 1, 1)
+
+
+def test_companions_are_written_and_need_not_be_read() -> None:
+    model = nn.Sequential(nn.Linear(4, 2))
+    names = NameMap(companions=(Companion(r"\bweight$", "index", lambda linear: torch.arange(linear.out_features)),))
+    published = names.export(model)
+    assert list(published) == ["0.weight", "0.index", "0.bias"]
+    assert published["0.index"].tolist() == [0, 1]
+    for tensors in (published, {name: t for name, t in published.items() if name != "0.index"}):
+        assert list(names.convert(model, tensors)) == ["0.weight", "0.bias"]
+
+
+def test_tensors_of_ours_alone_are_neither_written_nor_missed() -> None:
+    model = nn.Linear(4, 2)
+    names = NameMap(ours_only=("bias",))
+    assert list(names.export(model)) == ["weight"]
+    assert list(names.convert(model, names.export(model))) == ["weight"]
+
+
+def test_what_an_export_would_not_give_back_is_left_over() -> None:
+    model = nn.Linear(4, 2)
+    names = NameMap(
+        dropped=("old_head",), companions=(Companion("weight$", "index", lambda _: torch.zeros(3, dtype=torch.int64)),)
+    )
+    file = {**names.export(model), "old_head": torch.ones(1)}
+    assert list(names.left_over(model, file)) == ["old_head"]
+    file["index"] = torch.ones(3, dtype=torch.int64)
+    assert set(names.left_over(model, file)) == {"old_head", "index"}
+
+
+def test_a_network_adds_its_names_to_those_of_its_backbone() -> None:
+    backbone = NameMap(((r"^backbone\.", "trunk."),), dropped=("fc",), container="model")
+    names = backbone.with_renames((r"^head\.", "decode."))
+    assert (names.to_published("backbone.a"), names.to_published("head.b")) == ("trunk.a", "decode.b")
+    assert (names.dropped, names.container) == (("fc",), "model")

@@ -117,10 +117,10 @@ def test_maps_of_tokens_are_views_and_the_mlp_equals_one_convolution_per_copied_
 
 
 def test_reference_points_are_computed_once_and_serve_training_after_a_test() -> None:
-    sizes = [(5, 7), (3, 4)]
+    sizes = ((5, 7), (3, 4))
     with torch.inference_mode():
-        first = reference_points(sizes, torch.device("cpu"))
-    assert reference_points(sizes, torch.device("cpu")) is first
+        first = reference_points(sizes, device=torch.device("cpu"))
+    assert reference_points(sizes, device=torch.device("cpu")) is first
     assert not first.is_inference()
     torch.testing.assert_close(first, reference_grid(sizes), rtol=0, atol=0)
 
