@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 def to_plain(value: Any) -> Any:
     """Return a recipe, or a part of one, as JSON-ready data; what is that already stays as it is."""
-    # not msgspec's own way back: of a value that it read, it leaves out what was at its default
-    return json.loads(
-        json.dumps(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)
-    )  # tuples become lists
+    if is_dataclass(value) and not isinstance(value, type):
+        # not msgspec's own way back: of a value that it read, it leaves out what was at its default
+        value = asdict(value)
+    return json.loads(json.dumps(value))  # tuples become lists
 
 
 def from_json(cls: type[T], text: str | bytes, where: str) -> T:
