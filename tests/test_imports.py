@@ -22,8 +22,8 @@ GROUND = ("errors", "lazy", "opencv", "console", "files", "distributed")
 """What every room may stand on; docs/architecture.md draws no arrows to it."""
 ORDER = (
     *GROUND,
-    *("pages", "recipe", "weights", "hub", "layers", "backbones", "data", "images", "losses", "segmentor", "paper", "build"),
-    *("evaluation", "predictor", "training", "models", "report", "commands"),
+    *("pages", "recipe", "weights", "hub", "layers", "backbones", "data", "images", "losses", "segmentor", "paper"),
+    *("build", "evaluation", "predictor", "training", "models", "report", "commands"),
 )
 """Core's rooms (folders, and the modules that users import) from the bottom up: each may import those before it."""
 
