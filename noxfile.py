@@ -22,7 +22,7 @@ TEST_TOOLS = (
     "pytest>=8",
     "pytest-xdist>=3",
     "pytest-timeout>=2",
-    "hypothesis>=6",
+    "hypothesis>=6.85",  # names its arguments as today
     "pycocotools>=2.0.8",
     "mmcv-lite>=2.1",
 )

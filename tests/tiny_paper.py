@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segcore.errors import InputError
 from segcore.paper import Paper
 from segcore.recipe import Augment, Data, Evaluate, Model, Optim, Recipe, Schedule
-from segcore.segmentor import Segmentor, StepInfo, Target
+from segcore.segmentor import Losses, Segmentor, StepInfo, Target
 from segcore.weights.names import NameMap, Transform
 
 
@@ -41,9 +41,9 @@ class TinySegmentor(Segmentor):
         features = F.relu(self.norm(self.stem(image)))
         return self.classifier(features * self.scale[:, None, None])
 
-    def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
+    def losses(self, image: Tensor, target: Target, step: StepInfo) -> Losses:
         logits = F.interpolate(self(image), size=target.label.shape[-2:], mode="bilinear")
-        return {"loss": F.cross_entropy(logits, target.label, ignore_index=255)}
+        return Losses({"loss_ce": F.cross_entropy(logits, target.label, ignore_index=255)}, {})
 
 
 NAMES = NameMap(

@@ -130,7 +130,7 @@ def test_half_precision_stays_close_and_trains() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (model(image).float() - expected).std() < 0.05 * expected.std()
         losses = model.train().losses(image, Target(torch.zeros(2, 64, 96, dtype=torch.int64)), STEP)
-    losses["decode.loss_ce"].backward()
+    losses.total().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -226,7 +226,7 @@ def test_loss_falls_while_one_image_is_learnt() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(8):
-        loss = model.losses(image, target, STEP)["decode.loss_ce"]
+        loss = model.losses(image, target, STEP).terms["decode.loss_ce"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -304,7 +304,7 @@ def test_a_folder_without_a_run_is_explained(tmp_path: Path) -> None:
         collect(tmp_path, {})
     _write_run(tmp_path)
     (tmp_path / "best.safetensors").unlink()
-    with pytest.raises(InputError, match=r"best\.safetensors nor last\.safetensors"):
+    with pytest.raises(InputError, match=r"has no weights: none of .*best\.safetensors and last\.safetensors"):
         main([str(tmp_path)])
     (tmp_path / "log.jsonl").unlink()
     with pytest.raises(InputError, match=r"log\.jsonl"):

@@ -67,7 +67,7 @@ def _options(run: Run, folder: Path) -> list[str]:
 
 
 def _metric(folder: Path) -> dict[str, float]:
-    (file,) = folder.glob("last.val.single-scale.*.json")
+    (file,) = folder.glob("last.*.single-scale.*.json")
     return json.loads(file.read_text())["metric"]
 
 

@@ -46,6 +46,5 @@ def test_the_losses_make_no_float64(paper: Paper, tmp_path: Path) -> None:
     target, step = target_of_labels(label, paper.map_source(recipe)), StepInfo(0, 10, 1e-3)
     model.losses(image, target, step)  # what only sizes decide is kept: the network's part is tested above
     with Float64("cpu") as mode:
-        terms = model.losses(image, target, step)
-        torch.stack([value for name, value in terms.items() if "loss" in name]).sum().backward()
+        model.losses(image, target, step).total().backward()
     assert mode.found == set()

@@ -118,7 +118,7 @@ def test_the_loss_has_an_auxiliary_part_that_inference_does_not_compute() -> Non
         losses = model.losses(image, target, STEP)
         logits = F.interpolate(model.auxiliary[0](model.backbone(image)), size=(64, 96), mode="bilinear")
     assert called == ["auxiliary"] * 2
-    torch.testing.assert_close(losses["aux_0.loss_ce"], 0.4 * F.cross_entropy(logits, target.label))
+    torch.testing.assert_close(losses.terms["aux_0.loss_ce"], 0.4 * F.cross_entropy(logits, target.label))
 
 
 def test_all_norms_of_the_head_are_synchronized_and_the_backbone_follows_its_option() -> None:

@@ -101,22 +101,22 @@ def test_the_auxiliary_loss_is_that_of_the_query_stem_weighed_by_the_recipe() ->
     torch.manual_seed(0)
     model = IIWA(TINY, 4, Loss(auxiliary=0.25)).eval()
     image, label = noise(2, 3, 64, 64), torch.randint(0, 4, (2, 64, 64), generator=torch.Generator().manual_seed(0))
-    losses = model.losses(image, Target(label), STEP)
-    assert set(losses) == {"decode.loss_ce", "decode.acc_seg", "aux_0.loss_ce"}
+    terms, logged = model.losses(image, Target(label), STEP)
+    assert (set(terms), set(logged)) == ({"decode.loss_ce", "aux_0.loss_ce"}, {"decode.acc_seg"})
     main, auxiliary = model.head.with_auxiliary(model.backbone(image))
     assert auxiliary.shape == (2, 4, 8, 8)
     torch.testing.assert_close(main, model(image))
     for name, logits, weight in (("decode", main, 1.0), ("aux_0", auxiliary, 0.25)):
         resized = F.interpolate(logits, size=(64, 64), mode="bilinear", align_corners=False)
-        torch.testing.assert_close(losses[f"{name}.loss_ce"], weight * F.cross_entropy(resized, label))
+        torch.testing.assert_close(terms[f"{name}.loss_ce"], weight * F.cross_entropy(resized, label))
 
 
 def test_hard_pixels_are_the_default_and_class_weights_reach_both_losses() -> None:
     model = small_network(num_classes=3)
     assert model.loss.settings == Loss(ohem=True)
     weighted = IIWA(TINY, 3, Loss(class_weight=(0.0, 0.0, 0.0)))
-    losses = weighted.losses(noise(1, 3, 64, 64), Target(torch.zeros(1, 64, 64, dtype=torch.int64)), STEP)
-    assert losses["decode.loss_ce"].item() == losses["aux_0.loss_ce"].item() == 0
+    terms = weighted.losses(noise(1, 3, 64, 64), Target(torch.zeros(1, 64, 64, dtype=torch.int64)), STEP).terms
+    assert terms["decode.loss_ce"].item() == terms["aux_0.loss_ce"].item() == 0
 
 
 def test_half_precision_stays_close_and_trains() -> None:
@@ -127,7 +127,7 @@ def test_half_precision_stays_close_and_trains() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (model(image).float() - expected).std() < 0.2 * expected.std()  # single windows may match others
         losses = model.train().losses(image, Target(torch.zeros(2, 64, 96, dtype=torch.int64)), STEP)
-    (losses["decode.loss_ce"] + losses["aux_0.loss_ce"]).backward()
+    losses.total().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 

@@ -48,8 +48,3 @@ def batch_of(
     label = label.clone()
     label[:, :3] = 255
     return random(batch, 3, *size, seed=seed), Target(label)
-
-
-def total(terms: dict[str, Tensor]) -> Tensor:
-    """Return the sum of the loss terms, as the trainer forms it."""
-    return torch.stack([value for name, value in terms.items() if "loss" in name]).sum()

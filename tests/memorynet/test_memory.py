@@ -11,7 +11,7 @@ from memorynet.context import Attention
 from memorynet.memory import MemoryRead, update_memory
 from memorynet.recipes import RECIPES, MemorySettings
 from segcore.training.optim import learning_rate
-from tests.memorynet.networks import STEP, batch_of, random, small_network, total
+from tests.memorynet.networks import STEP, batch_of, random, small_network
 
 CLASSES, CHANNELS = 5, 12
 
@@ -158,7 +158,7 @@ def test_forward_reads_the_memory_and_never_changes_it(mode: str) -> None:
 
 def test_the_memory_gets_no_gradient_and_no_optimizer() -> None:
     model = small_network(consistency_loss=1.0).train()
-    total(model.losses(*batch_of(64, 64), STEP)).backward()
+    model.losses(*batch_of(64, 64), STEP).total().backward()
     assert not model.head.memory.rows.requires_grad
     assert all(not name.startswith("head.memory") for name, _ in model.named_parameters())
 
@@ -168,12 +168,12 @@ def test_the_memory_stays_in_full_precision_under_autocast() -> None:
     images, target = batch_of(64, 64)
     plain.losses(images, target, STEP)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = mixed.losses(images, target, STEP)
+        losses = mixed.losses(images, target, STEP)
     assert mixed.head.memory.rows.dtype == torch.float32
-    assert all(value.dtype == torch.float32 for name, value in terms.items() if "loss" in name)
+    assert all(value.dtype == torch.float32 for value in losses.terms.values())
     difference = (mixed.head.memory.rows - plain.head.memory.rows).norm()
     assert difference < 0.03 * plain.head.memory.rows.norm()
-    total(terms).backward()
+    losses.total().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in mixed.parameters())
 
 
@@ -181,8 +181,8 @@ def test_batches_without_labels_leave_the_memory_as_it_is() -> None:
     model = small_network().train()
     images, target = batch_of(64, 64)
     before = model.head.memory.rows.clone()
-    terms = model.losses(images, target._replace(label=torch.full_like(target.label, 255)), STEP)
-    assert all(value.isfinite() for value in terms.values())
+    losses = model.losses(images, target._replace(label=torch.full_like(target.label, 255)), STEP)
+    assert all(value.isfinite() for value in (*losses.terms.values(), *losses.logged.values()))
     torch.testing.assert_close(model.head.memory.rows, before, rtol=0, atol=0)
 
 

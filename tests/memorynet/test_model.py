@@ -21,7 +21,7 @@ from segcore.errors import InputError
 from segcore.layers.fcn_head import FCNHead
 from segcore.layers.fuse import fuse_norms
 from segcore.segmentor import StepInfo, Target
-from tests.memorynet.networks import SMALL, STEP, batch_of, random, small_network, total
+from tests.memorynet.networks import SMALL, STEP, batch_of, random, small_network
 
 FORMS: dict[str, dict[str, Any]] = {
     "aspp": {},
@@ -53,8 +53,7 @@ def test_every_form_predicts_and_trains(form: str) -> None:
         logits = model(images)
     assert logits.shape[:2] == (2, 5)
     assert logits.isfinite().all()
-    terms = model.train().losses(images, target, STEP)
-    total(terms).backward()
+    model.train().losses(images, target, STEP).total().backward()
     unused = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert unused == []
 
@@ -99,10 +98,11 @@ def test_the_strides_are_those_of_the_levels() -> None:
 
 def test_losses_have_the_published_weights() -> None:
     images, target = batch_of(64, 64)
-    terms = small_network(consistency_loss=0.5).train().losses(images, target, STEP)
-    double = small_network(consistency_loss=1.0, first_loss=0.8).train().losses(images, target, STEP)
-    names = {"decode.loss_ce", "first.loss_ce", "aux_0.loss_ce", "memory.loss_consistency", "decode.acc_seg"}
+    terms, logged = small_network(consistency_loss=0.5).train().losses(images, target, STEP)
+    double = small_network(consistency_loss=1.0, first_loss=0.8).train().losses(images, target, STEP).terms
+    names = {"decode.loss_ce", "first.loss_ce", "aux_0.loss_ce", "memory.loss_consistency"}
     assert terms.keys() == names
+    assert logged.keys() == {"decode.acc_seg"}
     ratios = {name: (double[name] / terms[name]).item() for name in names}
     assert ratios == pytest.approx({**dict.fromkeys(names, 1.0), "first.loss_ce": 2, "memory.loss_consistency": 2})
 
@@ -113,15 +113,16 @@ def test_the_loss_is_averaged_over_labeled_pixels() -> None:
     _, first = model.head.first.pixels(features)
     large = F.interpolate(first, size=(64, 64), mode="bilinear", align_corners=False)
     expected = 0.4 * F.cross_entropy(large, target.label, ignore_index=255)
-    torch.testing.assert_close(small_network().train().losses(images, target, STEP)["first.loss_ce"], expected)
+    terms = small_network().train().losses(images, target, STEP).terms
+    torch.testing.assert_close(terms["first.loss_ce"], expected)
 
 
 def test_the_consistency_loss_starts_in_the_second_epoch_and_reads_the_updated_memory() -> None:
     model, (images, target) = small_network(consistency_loss=1.0).train(), batch_of(64, 64)
-    assert "memory.loss_consistency" not in model.losses(images, target, STEP._replace(epoch=1))
+    assert "memory.loss_consistency" not in model.losses(images, target, STEP._replace(epoch=1)).terms
     norm: Any = model.head.classify.transform.bn
     steps = int(norm.num_batches_tracked)
-    terms = model.losses(images, target, STEP)
+    terms = model.losses(images, target, STEP).terms
     assert int(norm.num_batches_tracked) == steps + 2  # the final classifier's norm sees the rows, too
     again = copy.deepcopy(model).head.consistency(model.head.memory.rows)
     torch.testing.assert_close(terms["memory.loss_consistency"], again)
@@ -171,12 +172,12 @@ def test_a_memory_works_on_the_fully_convolutional_head_of_core() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
     for i in range(10):
-        terms = model.losses(images, target, StepInfo(i, 10, 1e-2))
-        assert terms.keys() == {"decode.loss_ce", "first.loss_ce", "decode.acc_seg"}
-        total(terms).backward()
+        step = model.losses(images, target, StepInfo(i, 10, 1e-2))
+        assert step.terms.keys() == {"decode.loss_ce", "first.loss_ce"}
+        step.total().backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(terms["decode.loss_ce"].detach()))
+        losses.append(float(step.terms["decode.loss_ce"].detach()))
     assert losses[-1] < 0.7 * losses[0], losses
     assert head.memory.rows[:4].abs().sum(dim=(1, 2)).min() > 0
     names = set(model.state_dict())
@@ -239,9 +240,9 @@ def test_a_training_step_is_one_graph_for_every_learning_rate(slots: int, backen
         for i in range(6):
             info = StepInfo(i, 10, 0.05 - 0.005 * i, epoch=1 + i // 3)
             ours, expected = step(images, target, info), plain.losses(images, target, info)
-            torch.testing.assert_close(total(ours), total(expected))
+            torch.testing.assert_close(ours.total(), expected.total())
             torch.testing.assert_close(traced.head.memory.rows, plain.head.memory.rows)
-    total(ours).backward()
+    ours.total().backward()
     assert all(p.grad is not None for p in traced.parameters())
 
 
@@ -314,5 +315,4 @@ def test_the_package_gives_out_its_classes() -> None:
 def test_targets_of_another_size_than_whole_patches_train() -> None:
     model = small_network(**FORMS["transformer"]).train()
     images, target = batch_of(50, 70)
-    terms = model.losses(images, Target(target.label), STEP)
-    assert total(terms).isfinite()
+    assert model.losses(images, Target(target.label), STEP).total().isfinite()

@@ -9,7 +9,7 @@ import torch
 
 from memorynet.model import MemorySegmentor
 from memorynet.recipes import RECIPES
-from tests.memorynet.networks import STEP, batch_of, total
+from tests.memorynet.networks import STEP, batch_of
 
 README = (Path(__file__).parents[2] / "packages" / "memorynet" / "README.md").read_text()
 
@@ -21,7 +21,7 @@ def test_the_example_of_a_memory_on_another_head_trains_and_predicts() -> None:
     model = names["model"]
     assert isinstance(model, MemorySegmentor)
     images, target = batch_of(64, 96)
-    total(model.losses(images, target, STEP)).backward()
+    model.losses(images, target, STEP).total().backward()
     assert model.head.memory.num_batches_tracked.tolist() == [1] * 4 + [0] * 15
     with torch.no_grad():
         assert model.eval()(images).shape == (2, 19, 2, 3)

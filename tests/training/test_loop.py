@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segcore import distributed
@@ -19,13 +20,13 @@ from segcore.data.toy.dataset import ToyScenes
 from segcore.errors import InputError
 from segcore.recipe import Recipe
 from segcore.recipe.file import read_recipe
-from segcore.segmentor import Target
+from segcore.segmentor import Losses, StepInfo, Target
 from segcore.training.log import RunLogger
 from segcore.training.loop import train
-from segcore.training.trainer import Trainer, total_iterations
+from segcore.training.trainer import Trainer, TrainStep, total_iterations
 from segcore.weights.files import read_checkpoint
 from segcore.weights.states import load_state
-from tests.tiny_paper import PAPER
+from tests.tiny_paper import PAPER, TinySegmentor
 
 
 def recipe(folder: Path, *, run: dict[str, Any] | None = None, **optim: Any) -> Recipe:
@@ -87,6 +88,25 @@ def test_every_precision_learns_one_batch(tmp_path: Path, world: distributed.Wor
     losses = [float(trainer.step([batch()])["loss"]) for _ in range(8)]
     assert losses[-1] < losses[0] - 0.02
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+
+
+class _OddNames(TinySegmentor):
+    """A network whose terms and logged values are not to be told from their names."""
+
+    def losses(self, image: Tensor, target: Target, step: StepInfo) -> Losses:
+        logits = F.interpolate(self(image), size=target.label.shape[-2:])
+        return Losses(
+            {"margin": logits.mean(), "decode.ce": logits.square().mean()}, {"share_without_loss": logits.max()}
+        )
+
+
+def test_terms_are_summed_whatever_their_names_and_logged_values_are_not() -> None:
+    model = _OddNames(4, 8)
+    image, target = batch()
+    expected = model.eval().losses(image, target, StepInfo(0, 1, 0.1))
+    step = TrainStep(model)(image, target, StepInfo(0, 1, 0.1))
+    assert step.keys() == {"margin", "decode.ce", "share_without_loss", "loss"}
+    torch.testing.assert_close(step["loss"], expected.terms["margin"] + expected.terms["decode.ce"])
 
 
 def test_one_value_for_a_batch_norm_is_one_sentence(tmp_path: Path, world: distributed.World) -> None:

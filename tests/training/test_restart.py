@@ -22,6 +22,7 @@ from segcore.recipe.file import read_recipe
 from segcore.training import loop as engine
 from segcore.training.loop import train
 from segcore.training.signals import SAME_SIGNAL, StopSignal
+from segcore.training.trainer import Trainer
 from segcore.weights.states import load_state, save_state, state_files, state_path
 from tests.tiny_paper import PAPER
 from tests.training.test_loop import recipe
@@ -130,16 +131,16 @@ def test_a_resumed_run_keeps_data_seed_and_precision(
 def test_a_weight_that_is_no_number_is_neither_saved_nor_tested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = engine.Trainer.step
+    step = Trainer.step
 
-    def spoil(self: engine.Trainer, parts: list[Any]) -> dict[str, torch.Tensor]:
+    def spoil(self: Trainer, parts: list[Any]) -> dict[str, torch.Tensor]:
         terms = step(self, parts)
         if self.iteration == 1:
             with torch.no_grad():
                 next(self.model.parameters()).fill_(float("nan"))
         return terms
 
-    monkeypatch.setattr(engine.Trainer, "step", spoil)
+    monkeypatch.setattr(Trainer, "step", spoil)
     with pytest.raises(InputError, match=r"not finite after iteration 2; the last good state is .*00000001"):
         train(PAPER, "toy", recipe(tmp_path))
     assert [path.name for path in tmp_path.glob("state-*")] == ["state-00000001.pt"]
@@ -252,16 +253,16 @@ def test_a_state_without_an_entry_is_one_sentence(tmp_path: Path, missing: str) 
 
 def test_the_last_good_state_holds_no_exploded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Issue 18, point 8: weights may be finite and give no finite loss, or a huge one."""
-    step = engine.Trainer.step
+    step = Trainer.step
 
-    def explode(self: engine.Trainer, parts: list[Any]) -> dict[str, torch.Tensor]:
+    def explode(self: Trainer, parts: list[Any]) -> dict[str, torch.Tensor]:
         terms = step(self, parts)
         if self.iteration >= 2:
             with torch.no_grad():
                 self.model.get_parameter("classifier.weight").mul_(1e6 if self.iteration == 2 else 1e36)
         return terms
 
-    monkeypatch.setattr(engine.Trainer, "step", explode)
+    monkeypatch.setattr(Trainer, "step", explode)
     with pytest.raises(InputError, match=r"after iteration 4; the last good state is .*state-00000002\.pt \("):
         train(PAPER, "toy", steps(recipe(tmp_path), 6))
     assert max(state_files(tmp_path)) == 3  # its weights are finite

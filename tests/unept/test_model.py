@@ -87,11 +87,9 @@ def test_a_crop_larger_than_the_window_is_refused_in_the_first_step() -> None:
 
 def test_a_crop_smaller_than_the_window_trains() -> None:
     model = small_network().train()
-    terms = model.losses(random_image(2, 3, 40, 56), random_target(2, 40, 56, 7), STEP)
-    assert {name for name in terms if "loss" in name} == {
-        f"decode.loss_{part}" for part in ("ce", "boundary", "direction", "refined")
-    }
-    torch.stack([value for name, value in terms.items() if "loss" in name]).sum().backward()
+    losses = model.losses(random_image(2, 3, 40, 56), random_target(2, 40, 56, 7), STEP)
+    assert losses.terms.keys() == {f"decode.loss_{part}" for part in ("ce", "boundary", "direction", "refined")}
+    losses.total().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -138,8 +136,8 @@ def test_half_precision_stays_close_and_trains() -> None:
         expected = model(image)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (model(image).float() - expected).std() < 0.1 * expected.std()
-        terms = model.train().losses(image, random_target(2, 64, 64, 7), STEP)
-    torch.stack([value for name, value in terms.items() if "loss" in name]).sum().backward()
+        losses = model.train().losses(image, random_target(2, 64, 64, 7), STEP)
+    losses.total().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -175,7 +173,7 @@ def test_the_pyramid_has_as_many_levels_as_the_options_say(levels: int) -> None:
     assert channels == list(model.backbone.channels[-levels:])  # pyright: ignore[reportIndexIssue]
     image = random_image(2, 3, 64, 64)
     assert model(image).shape == (2, 7, 8, 8)
-    model.train().losses(image, random_target(2, 64, 64, 7), STEP)["decode.loss_ce"].backward()
+    model.train().losses(image, random_target(2, 64, 64, 7), STEP).terms["decode.loss_ce"].backward()
     assert all(projection.weight.grad.abs().sum() > 0 for projection in model.head.levels)  # pyright: ignore
 
 
@@ -219,6 +217,6 @@ def test_the_training_step_is_traced_in_one_piece() -> None:
     expected = model.losses(image, target, STEP)
     torch.compiler.reset()
     # "eager" runs what was traced without generating code: a graph break would raise, and nothing is built
-    terms = torch.compile(model.losses, fullgraph=True, backend="eager")(image, target, STEP)
-    for name, value in expected.items():
-        torch.testing.assert_close(terms[name], value, rtol=1e-4, atol=1e-5)
+    losses = torch.compile(model.losses, fullgraph=True, backend="eager")(image, target, STEP)
+    torch.testing.assert_close(losses.terms, expected.terms, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses.logged, expected.logged, rtol=1e-4, atol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ from segcore import files
 from segcore.errors import InputError
 from segcore.files import atomic_write
 from segcore.weights.files import (
-    CheckpointMeta,
     LoadedCheckpoint,
     load_into,
     read_checkpoint,
     run_versions,
     save_weights,
 )
+from segcore.weights.header import CheckpointMeta
 from segcore.weights.names import NameMap
 from segcore.weights.states import save_state, state_path
 from segcore.weights.torch_files import read_published, read_torch_file
@@ -134,7 +135,7 @@ def test_unfinished_files_follow_no_planted_link(tmp_path: Path, monkeypatch: py
     for name in (f".w.safetensors.{os.getpid()}.tmp", f".w.safetensors.{os.getpid()}.00.tmp"):
         (folder / name).symlink_to(victim)
     save_weights(folder / "w.safetensors", _model().state_dict(), META)
-    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "00")  # even one that was foreseen
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "00")  # even one that was foreseen
     with pytest.raises(InputError, match=r"cannot save .*w\.safetensors: File exists"):
         save_weights(folder / "w.safetensors", _model(seed=1).state_dict(), META)
     assert victim.read_text() == "kept"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -31,15 +31,13 @@ class _Captured(Exception):  # noqa: N818 - no error
 def _network(case: ParityCase, monkeypatch: pytest.MonkeyPatch) -> _Captured:
     """Let the adapter of the case's paper build the network, without memory, and stop it where it would load it."""
 
-    def shapes_only(self: ParityCase) -> dict[str, Tensor]:
-        kept = set(self.data.get("kept", ()))
-        shapes: Mapping[str, Iterable[int]] = self.data["state_dict"]
-        return {name: torch.empty(tuple(shape)) for name, shape in shapes.items() if name not in kept}
+    def shapes_only(self: ParityCase, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        return {name: torch.empty(shapes[name]) for name in shapes if name not in self.data.get("kept", ())}
 
     def stop(names: NameMap, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         raise _Captured(names, model, tensors)
 
-    monkeypatch.setattr(ParityCase, "published_state", shapes_only)
+    monkeypatch.setattr(ParityCase, "fill", shapes_only)
     monkeypatch.setattr(NameMap, "convert", stop)
     adapter = importlib.import_module(f"tests.parity.{case.paper}.adapter")
     with torch.device("meta"):
@@ -54,18 +52,18 @@ def _network(case: ParityCase, monkeypatch: pytest.MonkeyPatch) -> _Captured:
 def test_an_export_has_the_names_and_shapes_of_the_published_file(
     case: ParityCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names, model, tensors = (lambda c: (c.names, c.model, c.tensors))(_network(case, monkeypatch))
-    wanted = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wanted |= {name: tuple(case.data["state_dict"][name]) for name in case.data.get("kept", ())}
-    assert len(wanted) == len(case.data["state_dict"])
-    assert {name: tuple(tensor.shape) for name, tensor in names.export(model).items()} == wanted
+    network = _network(case, monkeypatch)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.tensors.items()}
+    wanted |= {name: case.published_shapes()[name] for name in case.data.get("kept", ())}
+    assert len(wanted) == len(case.published_shapes())
+    assert {name: tuple(tensor.shape) for name, tensor in network.names.export(network.model).items()} == wanted
 
 
 def _file(paper: str, name: str) -> tuple[dict[str, tuple[int, ...]], int]:
     """Return names and shapes of a published file, and its number of classes."""
     if name:
-        (case,) = (case.data for case in CASES if case.paper == paper and case.path.stem == name)
-        return {name: tuple(shape) for name, shape in case["state_dict"].items()}, case["num_classes"]
+        (case,) = (case for case in CASES if case.paper == paper and case.path.stem == name)
+        return case.published_shapes(), case.data["num_classes"]
     entry = load_paper(paper)  # its cases are of parts only
     with torch.device("meta"):
         model = entry.build(entry.recipes["toy"], 3)

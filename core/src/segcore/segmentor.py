@@ -52,6 +52,20 @@ class StepInfo(NamedTuple):
     epoch: int = 1
 
 
+class Losses(NamedTuple):
+    """What a training step gives: scalars by their names in the log.
+
+    `terms` are summed, each with its weight already; `logged` are only written to the log.
+    """
+
+    terms: dict[str, Tensor]
+    logged: dict[str, Tensor]
+
+    def total(self) -> Tensor:
+        """Return the loss of the step."""
+        return torch.stack([*self.terms.values()]).sum()
+
+
 class Prediction(NamedTuple):
     """What a training step supervises: logits (B, K, h, w), their name in the log and the weight of their loss."""
 
@@ -101,8 +115,8 @@ class Segmentor(nn.Module, ABC):
         return height, width
 
     @abstractmethod
-    def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
-        """Return the scalars of a training step: names containing "loss" are summed, the others only logged."""
+    def losses(self, image: Tensor, target: Target, step: StepInfo) -> Losses:
+        """Return the loss terms of a training step, and what is logged beside them."""
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
@@ -238,10 +252,10 @@ class EncoderDecoder(Segmentor):
         features, legal = self._encode(image)
         return self._cut(self.head(features), legal, size)
 
-    def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
-        """Return decode.loss_*, aux_<i>.loss_* and decode.acc_seg (percent of labeled pixels)."""
+    def losses(self, image: Tensor, target: Target, step: StepInfo) -> Losses:
+        """Return the terms decode.loss_* and aux_<i>.loss_*; decode.acc_seg is logged (percent of labeled pixels)."""
         features, legal = self._encode(image)
-        return self._terms(self._predictions(features), legal, target.label)
+        return self._losses(self._predictions(features), legal, target.label)
 
     def _predictions(self, features: list[Tensor]) -> list[Prediction]:
         """Return what training compares with the label; the main logits are called decode."""
@@ -251,18 +265,18 @@ class EncoderDecoder(Segmentor):
         heads = enumerate(self.auxiliary or ())
         return [Prediction(f"aux_{i}", head(features), self.auxiliary_weight) for i, head in heads]
 
-    def _terms(self, predictions: Sequence[Prediction], legal: tuple[int, int], label: Tensor) -> dict[str, Tensor]:
-        """Return the weighted terms of every prediction at the label's size, and decode.acc_seg.
+    def _losses(self, predictions: Sequence[Prediction], legal: tuple[int, int], label: Tensor) -> Losses:
+        """Return the weighted terms of every prediction at the label's size; decode.acc_seg is logged.
 
         Args:
             legal: size of the padded image.
         """
         size = (label.shape[-2], label.shape[-1])
-        result: dict[str, Tensor] = {}
+        result = Losses({}, {})
         for name, logits, weight in predictions:
             logits = resize(self._cut(at_least_float32(logits), legal, size), size)  # (B, K, H, W)
             for term, value in self.loss(logits, label).items():
-                result[f"{name}.{term}"] = weight * value
+                result.terms[f"{name}.{term}"] = weight * value
             if name == "decode":
-                result["decode.acc_seg"] = pixel_accuracy(logits.detach(), label)
+                result.logged["decode.acc_seg"] = pixel_accuracy(logits.detach(), label)
         return result

@@ -143,12 +143,12 @@ def _compare_stages(case: ParityCase, model: CGRSeg) -> Iterator[Comparison]:
 def _compare_training(case: ParityCase, model: CGRSeg) -> Iterator[Comparison]:
     losses = model.train().losses(tensor(case.data["input"]), Target(label(case.data["labels"])), _STEP)
     published, names = case.data["losses"], name_map(model)
-    yield Comparison("loss_ce", losses["decode.loss_ce"].detach(), published["loss_ce"], rtol=1e-5, atol=0)
-    yield Comparison("acc_seg", losses["decode.acc_seg"], published["acc_seg"], rtol=1e-5, atol=0)
+    yield Comparison("loss_ce", losses.terms["decode.loss_ce"].detach(), published["loss_ce"], rtol=1e-5, atol=0)
+    yield Comparison("acc_seg", losses.logged["decode.acc_seg"], published["acc_seg"], rtol=1e-5, atol=0)
     buffers, after = names.export(model), case.data["after_forward"]
     for name in after:
         yield Comparison(f"{name} after the forward pass", buffers[name], after[name])
-    losses["decode.loss_ce"].backward()
+    losses.total().backward()
     norms = gradient_norms(model, names.to_published)
     assert len(norms) == len(list(model.parameters())), "a parameter got no gradient"
     yield from compare_norms(norms, case.data["grad_norms"], rtol=1e-3, atol=0)

@@ -209,8 +209,8 @@ def _compare_stages(case: ParityCase, model: ECFD) -> Iterator[Comparison]:
 def _compare_training(case: ParityCase, model: ECFD) -> Iterator[Comparison]:
     given, published = case.data["train_input"], case.data["losses"]
     losses = model.train().losses(tensor(given), Target(label(given["labels"])), _STEP)
-    total = losses["decode.loss_ce"] + losses["aux_0.loss_ce"]
-    ours = {"decode.loss_seg": losses["decode.loss_ce"], "aux.loss_seg": losses["aux_0.loss_ce"], "total": total}
+    terms, total = losses.terms, losses.total()
+    ours = {"decode.loss_seg": terms["decode.loss_ce"], "aux.loss_seg": terms["aux_0.loss_ce"], "total": total}
     for name, value in ours.items():
         yield Comparison(name, value.detach(), published[name], rtol=1e-5, atol=0)
     total.backward()

@@ -115,8 +115,7 @@ def network(case: ParityCase) -> Iterator[Comparison]:
     assert isinstance(model.loss, RefinementLoss)
     yield from _compare_losses(case, model.loss, logits, said, target)
     model.load_state_dict(state)
-    terms = model.losses(image, target, STEP)
-    total = torch.stack([value for name, value in terms.items() if "loss" in name]).sum()
+    total = model.losses(image, target, STEP).total()
     yield Comparison("total", total.detach(), case.data["losses"]["total"], rtol=1e-5, atol=0)
     total.backward()
     norms, published = gradient_norms(model, name_map(model).to_published), case.data["grad_norms"]

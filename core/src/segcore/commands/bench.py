@@ -89,8 +89,8 @@ def measure(paper: Paper, recipe: Recipe, size: tuple[int, int], batches: tuple[
 
     def learn() -> None:
         with mixed_precision(device, recipe.run.amp):
-            terms = model.losses(image_to_learn, target, StepInfo(0, 1, recipe.optim.lr))
-        torch.stack([value for name, value in terms.items() if "loss" in name]).sum().backward()
+            losses = model.losses(image_to_learn, target, StepInfo(0, 1, recipe.optim.lr))
+        losses.total().backward()
         model.zero_grad()
 
     model.eval()

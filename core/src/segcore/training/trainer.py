@@ -48,9 +48,9 @@ class TrainStep(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
-        """Return the loss terms, the total under "loss"."""
-        terms = self.model.losses(image, target, step)
-        return {**terms, "loss": torch.stack([value for name, value in terms.items() if "loss" in name]).sum()}
+        """Return what is logged of a step, the total under "loss"."""
+        losses = self.model.losses(image, target, step)
+        return {**losses.terms, **losses.logged, "loss": losses.total()}
 
 
 class Trainer:

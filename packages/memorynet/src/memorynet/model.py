@@ -45,7 +45,7 @@ from segcore.errors import InputError, check
 from segcore.layers.conv import ConvNormAct
 from segcore.losses import SegmentationLoss, at_least_float32
 from segcore.recipe import Loss, Recipe
-from segcore.segmentor import EncoderDecoder, Prediction, StepInfo, Target, resize
+from segcore.segmentor import EncoderDecoder, Losses, Prediction, StepInfo, Target, resize
 
 _ROUNDING = 1e-9
 log = logging.getLogger(__name__)
@@ -256,8 +256,8 @@ class MemorySegmentor(EncoderDecoder):
                 "feeds it and returns the losses of the paper"
             )
 
-    def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
-        """Return decode, first and aux_<i> losses, memory.loss_consistency and decode.acc_seg; update the memory.
+    def losses(self, image: Tensor, target: Target, step: StepInfo) -> Losses:
+        """Return decode, first and aux_<i> losses and memory.loss_consistency; update the memory.
 
         The order is the published one (memorynet/PAPER 4): the memory of the step before is read, the updated one
         takes part in the gradient and in the consistency loss before processes average it.
@@ -273,9 +273,9 @@ class MemorySegmentor(EncoderDecoder):
         final = self.head.second(features, pixels, first, coarse=coarse, updated=updated)
         settings = self.head.settings
         predictions = [Prediction("decode", final), Prediction("first", first, settings.first_loss), *auxiliary]
-        result = self._terms(predictions, legal, target.label)
+        result = self._losses(predictions, legal, target.label)
         if settings.consistency_loss > 0 and step.epoch > 1:
-            result["memory.loss_consistency"] = settings.consistency_loss * self.head.consistency(updated)
+            result.terms["memory.loss_consistency"] = settings.consistency_loss * self.head.consistency(updated)
         self.head.memory.store(updated, label)
         return result
 

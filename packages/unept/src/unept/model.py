@@ -26,7 +26,7 @@ from segcore.data.labels import IGNORE
 from segcore.errors import InputError, check
 from segcore.losses import SegmentationLoss, at_least_float32, cross_entropy, pixel_accuracy
 from segcore.recipe import Loss, Recipe
-from segcore.segmentor import EncoderDecoder, StepInfo, Target, resize
+from segcore.segmentor import EncoderDecoder, Losses, StepInfo, Target, resize
 from segcore.training.batches import target_of_labels
 from unept.boundary.source import BoundarySource
 from unept.context import ContextBranch
@@ -398,8 +398,8 @@ class UNEPT(EncoderDecoder):
         image = self._pad(image)
         return [image, *self.backbone(image)], (image.shape[-2], image.shape[-1])
 
-    def losses(self, image: Tensor, target: Target, step: StepInfo) -> dict[str, Tensor]:
-        """Return the weighted decode.loss_{ce, boundary, direction, refined} and decode.acc_seg (percent).
+    def losses(self, image: Tensor, target: Target, step: StepInfo) -> Losses:
+        """Return the weighted decode.loss_{ce, boundary, direction, refined}; decode.acc_seg (percent) is logged.
 
         A target without boundary maps gets those of its label here, on the CPU; training has them from its loader.
         """
@@ -412,7 +412,7 @@ class UNEPT(EncoderDecoder):
         boundary, direction = (at_label_size(part, legal, size) for part in (said.boundary, said.direction))
         terms = self.loss(logits, boundary, direction, target)
         weighted = {f"decode.loss_{name}": WEIGHTS[name] * value for name, value in terms.items()}
-        return {**weighted, "decode.acc_seg": pixel_accuracy(logits.detach(), target.label)}
+        return Losses(weighted, {"decode.acc_seg": pixel_accuracy(logits.detach(), target.label)})
 
 
 def unept_r50(num_classes: int = 150, **changes: Any) -> UNEPT:
