@@ -104,7 +104,7 @@ def weights_of_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[
     """The weights of every paper, as either of two processes ends with them."""
     folder = tmp_path_factory.mktemp("processes")
     # spawned once for all papers, not forked: a fork lacks the threads that IIWA's matching has started
-    mp.start_processes(_train_in_a_process, args=(str(folder),), nprocs=2, start_method="spawn")
+    mp.spawn(_train_in_a_process, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
