@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import segcore
 from segcore.evaluation.inference import whole
 from segcore.hub.origin import conditions
-from segcore.paper import Paper, load_paper
+from segcore.paper import Paper
 from segcore.segmentor import Segmentor
 from segcore.training.batches import target_of_labels
 from tests.contract.conftest import PAPERS, Run
@@ -161,9 +161,3 @@ def test_a_run_comes_back_with_its_scores(finished_run: Run, tmp_path: Path) -> 
     where = conditions("toy", "val", finished_run.recipe.evaluate)
     assert f"| mIoU | {100 * score:.2f} | {where}; last validation |" in card
     assert str(finished_run.folder) not in card + (tmp_path / "config.json").read_text("utf-8")
-
-
-def test_the_readme_has_the_same_citation(paper: Paper) -> None:
-    readme = Path(__file__).parents[2] / "packages" / paper.name / "README.md"
-    text = readme.read_text("utf-8").partition("## Citation")[2]
-    assert f"```bibtex\n{load_paper(paper.name).citation}```" in text or (paper.citation == "" and "@" not in text)
