@@ -35,7 +35,7 @@ class DemoOptions:
     paper: str = ""
     """Installed paper, or all; empty is cgrseg, else the first one."""
     out: str = "demo"
-    """Folder; the page is OUT/PAPER/report.html."""
+    """Folder; the page is OUT/PAPER/report.html. An earlier demo there is replaced, anything else left alone."""
     iterations: Annotated[int, NOT_NEGATIVE] = 0
     """Training steps; 0 is the recipe's."""
     device: str = "auto"

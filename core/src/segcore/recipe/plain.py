@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -15,9 +15,11 @@ T = TypeVar("T")
 
 
 def to_plain(value: Any) -> Any:
-    """Return a recipe (or a part of one) as JSON-ready dictionaries, lists, numbers and strings."""
-    # not msgspec's own way back: of a value that it read, it leaves out what was at its default
-    return json.loads(json.dumps(asdict(value)))  # tuples become lists
+    """Return a recipe, or a part of one, as JSON-ready data; what is that already stays as it is."""
+    if is_dataclass(value) and not isinstance(value, type):
+        # not msgspec's own way back: of a value that it read, it leaves out what was at its default
+        value = asdict(value)
+    return json.loads(json.dumps(value))  # tuples become lists
 
 
 def from_json(cls: type[T], text: str | bytes, where: str) -> T:
