@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 import segcore
@@ -104,7 +104,7 @@ def weights_of_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[
     """The weights of every paper, as either of two processes ends with them."""
     folder = tmp_path_factory.mktemp("processes")
     # spawned once for all papers, not forked: a fork lacks the threads that IIWA's matching has started
-    mp.spawn(_train_in_a_process, args=(str(folder),), nprocs=2)
+    spawn(_train_in_a_process, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
