@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from segcore.commands.main import main
 from segcore.layers.count import Count, count, format_count
 
 
@@ -71,3 +73,14 @@ def test_counting_leaves_mode_and_hooks_as_they_were() -> None:
 def test_format_uses_the_papers_units() -> None:
     line = format_count(Count(9_364_647, 3_997_480_470, 4_490_000_000))
     assert line.startswith("9.36 M parameters, 4.00 GMACs as published, 4.49 GMACs")
+
+
+def test_parameters_that_alone_are_published_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["count", "r50-ade20k", "--paper", "memorynet", "--height", "64", "--width", "64"]) == 0
+    assert "published: 91.41 M parameters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["count", "toy", "--classes", "-3"], ["bench", "toy", "--height", "-5"]])
+def test_negative_numbers_are_one_sentence(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--paper", "cgrseg"]) == 2
+    assert f"{words[2]} must not be negative, got {words[3]}" in capsys.readouterr().err
