@@ -138,6 +138,14 @@ def test_the_table_from_the_paper_to_the_files_comes_second(paper: str) -> None:
 
 
 @pytest.mark.parametrize("paper", PAPERS)
+def test_a_model_card_cites_the_paper_as_its_readme_does(paper: str) -> None:
+    section = (ROOT / "packages" / paper / "README.md").read_text("utf-8").partition("## Citation")[2]
+    entries = re.findall(r"^```bibtex\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert "".join(entries) == installed_papers()[paper].citation
+    assert bool(entries) == (paper != "iiwa")  # of which no citation could be found
+
+
+@pytest.mark.parametrize("paper", PAPERS)
 def test_the_table_names_what_is_there(paper: str) -> None:
     wrong: list[str] = []
     for place, names in rows(paper):

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 import segcore
 from segcore.evaluation.inference import whole
 from segcore.hub.origin import conditions
-from segcore.paper import Paper, load_paper
+from segcore.paper import Paper
 from segcore.segmentor import Segmentor
 from segcore.training.batches import target_of_labels
 from tests.contract.conftest import PAPERS, Run
@@ -104,7 +104,7 @@ def weights_of_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[
     """The weights of every paper, as either of two processes ends with them."""
     folder = tmp_path_factory.mktemp("processes")
     # spawned once for all papers, not forked: a fork lacks the threads that IIWA's matching has started
-    mp.start_processes(_train_in_a_process, args=(str(folder),), nprocs=2, start_method="spawn")
+    spawn(_train_in_a_process, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -161,9 +161,3 @@ def test_a_run_comes_back_with_its_scores(finished_run: Run, tmp_path: Path) -> 
     where = conditions("toy", "val", finished_run.recipe.evaluate)
     assert f"| mIoU | {100 * score:.2f} | {where}; last validation |" in card
     assert str(finished_run.folder) not in card + (tmp_path / "config.json").read_text("utf-8")
-
-
-def test_the_readme_has_the_same_citation(paper: Paper) -> None:
-    readme = Path(__file__).parents[2] / "packages" / paper.name / "README.md"
-    text = readme.read_text("utf-8").partition("## Citation")[2]
-    assert f"```bibtex\n{load_paper(paper.name).citation}```" in text or (paper.citation == "" and "@" not in text)

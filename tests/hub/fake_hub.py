@@ -67,7 +67,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
     def do_GET(self) -> None:
-        self._file(**self._parts(r"/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)"))
+        if self.path.startswith("/api/models/"):  # is there such a repository? asked where making it is refused
+            return self._send(404, b"", **{"X-Error-Code": "RepoNotFound"})
+        return self._file(**self._parts(r"/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)"))
 
     do_HEAD = do_GET  # noqa: N815
 

@@ -58,6 +58,36 @@ def test_every_form_predicts_and_trains(form: str) -> None:
     assert unused == []
 
 
+@pytest.mark.parametrize("form", sorted({*FORMS} - {"hard"}))  # hard reading has no gradient: only losses trains it
+def test_a_loss_of_ones_own_trains_all_but_what_is_named(form: str) -> None:
+    model = small_network(**FORMS[form]).train()
+    model(batch_of(64, 80)[0]).sum().backward()
+    unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert unused == set(model._ddp_params_and_buffers_to_ignore)
+    assert bool(unused) == (form not in ("concatenated", "reduced", "ocr", "ocr without auxiliary head"))
+
+
+def test_training_with_an_empty_memory_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    images, target = batch_of(64, 64)
+
+    def said(model: MemoryNet) -> int:
+        caplog.clear()
+        for _ in range(2):
+            model(images)
+        return sum("empty memory" in record.message for record in caplog.records)
+
+    model = small_network()
+    model.head.memory.rows.zero_()
+    assert said(model) == 0  # evaluation
+    with torch.no_grad():
+        assert said(model.train()) == 0
+    assert said(model) == 1
+    model = small_network().train()
+    model.head.memory.rows.zero_()
+    model.losses(images, target, STEP)
+    assert said(model) == 0
+
+
 def test_the_strides_are_those_of_the_levels() -> None:
     image = random(1, 3, 64, 96)
     sizes = {"aspp": (2, 3), "dilated": (8, 12), "concatenated": (16, 24), "reduced": (8, 12), "transformer": (4, 6)}

@@ -19,6 +19,7 @@ from segcore.backbones.pretrained import check_timm_name
 from segcore.backbones.resnest import ResNeSt
 from segcore.backbones.simple_pyramid import SimplePyramid
 from segcore.backbones.swin import Swin
+from segcore.backbones.unread import freeze_unread
 from segcore.backbones.vit_levels import TransformerLevels
 from segcore.errors import InputError, check
 from segcore.recipe import Model
@@ -119,7 +120,7 @@ def create_backbone(
 
 
 def backbone_of(options: Model, *, levels: int, paper: str, **changes: Any) -> Backbone:
-    """Build the backbone that a network's options ask for.
+    """Build the backbone that a network's options ask for; what only leads to levels that are not taken is fixed.
 
     Args:
         levels: how many feature maps the paper's head takes, the last ones.
@@ -135,6 +136,7 @@ def backbone_of(options: Model, *, levels: int, paper: str, **changes: Any) -> B
         f"--model.backbone {options.backbone} has feature maps at strides {list(backbone.strides)}; "
         f"{paper} needs {levels} levels, choose a backbone with more",
     )
+    freeze_unread(backbone, range(-levels, 0))
     return backbone
 
 

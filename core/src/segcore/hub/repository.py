@@ -17,7 +17,7 @@ from segcore.errors import InputError, check
 from segcore.files import atomic_write, make_folder
 from segcore.hub.card import MARK, render
 from segcore.hub.origin import Origin
-from segcore.recipe.file import recipe_document
+from segcore.recipe.file import RecipeFile
 from segcore.weights.files import save_weights
 from segcore.weights.header import PRETRAINED, SUFFIX, find_weights
 
@@ -41,7 +41,8 @@ def write_repository(folder: Path, model: nn.Module, origin: Origin, name: str =
     meta = origin.meta
     make_folder(folder, "folder")
     save_weights(folder / PRETRAINED, model.state_dict(), meta)
-    texts = {CONFIG: recipe_document(meta.paper, meta.recipe_name, meta.recipe, meta.versions)}
+    document = RecipeFile(paper=meta.paper, name=meta.recipe_name, versions=meta.versions, recipe=meta.recipe)
+    texts = {CONFIG: document.text()}
     card = folder / CARD
     if card.exists() and MARK not in card.read_text("utf-8", errors="replace"):
         log.warning("%s is not ours and stays as it is", card)

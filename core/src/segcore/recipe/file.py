@@ -43,11 +43,14 @@ class RecipeFile:
             f"the name must be a word of letters, digits, dots and hyphens, got {self.name!r}",
         )
 
+    def text(self) -> str:
+        """Return the content of the file."""
+        return json.dumps(to_plain(self), indent=1) + "\n"
 
-def recipe_document(paper: str, name: str, recipe: Recipe | dict[str, Any], versions: Mapping[str, str]) -> str:
-    """Return the JSON text of a resolved recipe, given as such or as its plain data."""
-    content = {"paper": paper, "name": name, "versions": dict(versions), "recipe": to_plain(recipe)}
-    return json.dumps(content, indent=1) + "\n"
+
+def recipe_document(paper: str, name: str, recipe: Recipe, versions: Mapping[str, str]) -> str:
+    """Return the JSON text of a resolved recipe."""
+    return RecipeFile(paper=paper, name=name, versions=dict(versions), recipe=to_plain(recipe)).text()
 
 
 def recipe_from_plain(paper: PaperOptions, data: Any, where: str) -> Recipe:

@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from memorynet.context import (
     AtrousPyramid,
     Attention,
+    LastLevel,
+    NormalizedLevels,
     ObjectContext,
     PyramidPooling,
     create_auxiliary,
@@ -37,6 +39,7 @@ from memorynet.context import (
 from memorynet.memory import Memory, MemoryRead
 from memorynet.recipes import HRNET_W48, R50, R101, S101, VIT_L, MemoryNetModel, MemorySettings
 from segcore.backbones import Backbone, check_name, create_backbone, simple_pyramid
+from segcore.backbones.unread import freeze_unread, unread_parameters
 from segcore.data.labels import IGNORE
 from segcore.errors import InputError, check
 from segcore.layers.conv import ConvNormAct
@@ -213,8 +216,10 @@ class MemorySegmentor(EncoderDecoder):
         super().__init__(backbone, head, num_classes, SegmentationLoss(loss), nn.ModuleList(auxiliary), loss.auxiliary)
         self.levels = levels or nn.Identity()
         self._is_warned = False
-        used = isinstance(head.context, ObjectContext)  # it takes the last auxiliary head's logits
-        self.loss_only = tuple(f"auxiliary.{i}." for i in range(len(auxiliary) - used))
+        # the object context takes the last auxiliary head's logits; a transformer's heads have norms of their own
+        unused = range(len(auxiliary) - isinstance(head.context, ObjectContext))
+        parts = ("auxiliary", "levels.norms") if isinstance(levels, NormalizedLevels) else ("auxiliary",)
+        self.loss_only = tuple(f"{part}.{i}." for part in parts for i in unused)
         classifiers = (f"{name}." for name, _ in self.named_modules() if name.endswith(".classifier"))
         self.classifiers = ("head.memory.", *(name for name in classifiers if not name.startswith("backbone.")))
 
@@ -308,6 +313,10 @@ class MemoryNet(MemorySegmentor):
         head = MemoryHead(first, num_classes, options, create_context(channels[-1], options))
         auxiliary = create_auxiliary(channels, num_classes, options)
         super().__init__(backbone, head, num_classes, loss, levels=levels, auxiliary=auxiliary)
+        if isinstance(levels, LastLevel):
+            freeze_unread(backbone, {-1, *(head.index for head in auxiliary)})
+            if options.context != "ocr":  # then only losses reads more than the last level
+                self.loss_only += tuple(f"backbone.{name}" for name in unread_parameters(backbone, {-1}))
         _initialize(self.levels, self.head, *(self.auxiliary or ()))
 
 

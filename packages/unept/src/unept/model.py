@@ -21,6 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from segcore.backbones import create_backbone
+from segcore.backbones.unread import freeze_unread
 from segcore.data.labels import IGNORE
 from segcore.errors import InputError, check
 from segcore.losses import SegmentationLoss, at_least_float32, cross_entropy, pixel_accuracy
@@ -360,6 +361,7 @@ class UNEPT(EncoderDecoder):
                 f"--model.backbone {options.backbone} has feature maps at strides {list(backbone.strides)}; "
                 f"UN-EPT needs {options.levels} levels (--model.levels), choose a backbone with more"
             )
+        freeze_unread(backbone, range(-options.levels, 0))
         head = UNEPTHead(backbone.channels[-options.levels :], num_classes, options)
         refinement = RefinementLoss(loss or Loss(), void_is_boundary=options.void_is_boundary)
         super().__init__(backbone, head, num_classes, refinement)
