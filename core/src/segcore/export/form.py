@@ -1,0 +1,95 @@
+"""What an exported graph takes and gives, and the network in that form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segcore.errors import InputError
+from segcore.images.transforms import MEAN, STD
+from segcore.segmentor import Segmentor, Size, size_of
+
+Output = Literal["logits", "label", "coarse"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What an exported graph takes and gives.
+
+    Attributes:
+        size: height and width of the images, the only ones it then takes; None takes any.
+        normalize: takes RGB bytes and normalizes them; else it takes normalized RGB.
+        output: "logits" (B, K, H, W); "label" (B, H, W), the class numbers; "coarse", the logits at the head's stride,
+            as inference keeps them, beside the size (height, width) to which the image was padded at right and bottom.
+        padded: coarse: the size to which smaller images are padded; None pads to what the network needs.
+    """
+
+    size: Size | None = None
+    normalize: bool = False
+    output: Output = "logits"
+    padded: Size | None = None
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the graph's outputs."""
+        return ["coarse", "padded"] if self.output == "coarse" else [self.output]
+
+
+class ExportedNetwork(nn.Module):
+    """A network in a form.
+
+    Shapes:
+        image (B, 3, H, W): uint8 RGB where the form normalizes, else normalized RGB of the network's type
+        -> see `Form.output`
+    """
+
+    mean: Tensor
+    inverse_std: Tensor
+
+    def __init__(self, model: Segmentor, form: Form) -> None:
+        super().__init__()
+        self.model, self.form = model, form
+        weight = next(model.parameters())
+        self.dtype, self.device = weight.dtype, weight.device
+        mean = torch.tensor(MEAN, device=self.device)
+        inverse_std = (1 / torch.tensor(STD, dtype=torch.float64)).float().to(self.device)
+        self.register_buffer("mean", mean.reshape(3, 1, 1), persistent=False)
+        self.register_buffer("inverse_std", inverse_std.reshape(3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        if self.form.normalize:
+            image = ((image.float() - self.mean) * self.inverse_std).to(self.dtype)
+        if self.form.output == "coarse":
+            return self._coarse(image)
+        logits = self.model.logits(image)
+        if self.form.output == "logits":
+            return logits
+        return logits.argmax(dim=1).to(torch.uint8 if self.model.num_classes <= 255 else torch.int16)
+
+    def _coarse(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = size_of(image)
+        padded = self.model.legal_size(*(self.form.padded or (height, width)))
+        image = F.pad(image, (0, padded[1] - width, 0, padded[0] - height))
+        numbers = [torch.full((), side, dtype=torch.int64, device=image.device) for side in padded]
+        return self.model(image), torch.stack(numbers)
+
+    def example(self, size: Size, batch: int = 2, seed: int = 0) -> Tensor:
+        """Return noise of the form's input type, as of a picture."""
+        generator = torch.Generator().manual_seed(seed)
+        pixels = torch.randint(0, 256, (batch, 3, *size), generator=generator, dtype=torch.uint8).to(self.device)
+        if self.form.normalize:
+            return pixels
+        return ((pixels.float() - self.mean) * self.inverse_std).to(self.dtype)
+
+
+def largest_size(model: Segmentor) -> Size | None:
+    """Return the largest image that a network takes, or None where it takes any: UN-EPT's window is one."""
+    try:
+        model.legal_size(2**15, 2**15)
+    except InputError:
+        return model.legal_size(1, 1)
+    return None

@@ -1,0 +1,132 @@
+"""A network as ONNX, with all that is needed to use it in the file's metadata."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import operator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from segcore import __version__
+from segcore.errors import InputError
+from segcore.export.form import ExportedNetwork, largest_size
+from segcore.images.transforms import MEAN, STD
+from segcore.weights.header import CheckpointMeta
+
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+def check_installed() -> None:
+    """Refuse to work without the packages of the extra.
+
+    Raises:
+        InputError: naming what is missing.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " and ".join(missing)
+        raise InputError(f"ONNX export needs {names}; install the extra: pip install 'segcore[onnx]'")
+
+
+def onnx_bytes(network: ExportedNetwork, program: ExportedProgram, metadata: Mapping[str, str]) -> bytes:
+    """Return the content of an ONNX file.
+
+    Raises:
+        InputError: if torch cannot translate the program.
+    """
+    axes = {0: "batch"} if network.form.size else {0: "batch", 2: "height", 3: "width"}
+    try:
+        with _quiet():
+            converted = torch.onnx.export(
+                program,
+                dynamo=True,
+                input_names=["image"],
+                output_names=network.form.outputs,
+                dynamic_shapes=({axis: name for axis, name in axes.items()},),
+                custom_translation_table={operator.floordiv: _floor_divide()},
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise InputError(f"torch {torch.__version__} cannot write this network as ONNX: {reason}") from error
+    assert converted is not None
+    converted.model.metadata_props.update(metadata)
+    return converted.model_proto.SerializeToString()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the translation's remarks on its own operators from the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _floor_divide() -> Callable[..., Any]:
+    """Return the floor of a quotient of sizes; torch's own translation truncates, wrong in -(-height // 32)."""
+    from onnxscript import opset18 as op
+
+    def floor_divide(a: Any, b: Any) -> Any:
+        return op.Div(op.Sub(a, op.Mod(a, b)), b)
+
+    return floor_divide
+
+
+def metadata_of(network: ExportedNetwork, meta: CheckpointMeta | None) -> dict[str, str]:
+    """Return what an ONNX file says of itself: values are text, or JSON.
+
+    Args:
+        meta: paper, recipe and classes; None for a network that was put together by hand.
+    """
+    form = network.form
+    most = largest_size(network.model)
+    rules = {
+        "layout": "batch, channel, height, width",
+        "channels": "RGB",
+        "values": "0 to 255, uint8" if form.normalize else "(value - mean) / std, value 0 to 255",
+        "mean": MEAN,
+        "std": STD,
+        "size": form.size or "any",
+        "largest": form.padded or most,
+        "padding": "inside, at right and bottom with the mean color, to what the network needs",
+    }
+    said = {"segcore": __version__, "input": json.dumps(rules), "output": form.output}
+    if meta is None:
+        return said
+    about = {"classes": meta.classes, "palette": meta.palette, "recipe": meta.recipe, "scores": meta.scores}
+    return {**said, "paper": meta.paper, "recipe_name": meta.recipe_name, **{k: json.dumps(v) for k, v in about.items()}}
+
+
+def open_session(content: bytes | str) -> Any:
+    """Return an onnxruntime session on the CPU, with one thread per core that torch may use."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # its remarks on unused constants are not the user's
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def runner(session: Any) -> Callable[[Tensor], list[Tensor]]:
+    """Return what runs a session on an image, as `check_values` wants it."""
+
+    def run(image: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(part) for part in session.run(None, {"image": image.cpu().numpy()})]
+
+    return run

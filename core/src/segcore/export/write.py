@@ -1,0 +1,62 @@
+"""Write a network for another runtime: made, compared with the network, and only then a file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.export import ExportedProgram
+
+from segcore.export.form import ExportedNetwork, Form
+from segcore.export.onnx_file import check_installed, metadata_of, onnx_bytes, open_session, runner
+from segcore.export.program import check_values, evaluating, program_of
+from segcore.files import atomic_write
+from segcore.segmentor import Segmentor
+
+Kind = Literal["pt2", "onnx"]
+KINDS: dict[str, Kind] = {".pt2": "pt2", ".onnx": "onnx"}
+
+
+def export(model: Segmentor, path: Path, form: Form | None = None) -> None:
+    """Write a network, in evaluation mode, as what the suffix says: .pt2 (torch.export) or .onnx.
+
+    Raises:
+        InputError: if the file cannot be written, the extra for ONNX is not installed, the network cannot be expressed,
+            or what came out gives other values than the network.
+    """
+    kind = KINDS[path.suffix]
+    if kind == "onnx":
+        check_installed()
+    content = exported_bytes(model, form or Form(), kind)
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def exported_bytes(model: Segmentor, form: Form, kind: Kind) -> bytes:
+    """Return the content of a checked file, see `export`."""
+    network = ExportedNetwork(model, form).eval()
+    with evaluating(model):
+        program = program_of(network)
+        if kind == "pt2":
+            return _pt2_bytes(network, program)
+        meta = model.origin.meta if model.origin else None
+        content = onnx_bytes(network, program, metadata_of(network, meta))
+        check_values(network, runner(open_session(content)), "the ONNX graph")
+        return content
+
+
+def _pt2_bytes(network: ExportedNetwork, program: ExportedProgram) -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    buffer.seek(0)
+    module = torch.export.load(buffer).module()
+
+    def run(image: torch.Tensor) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            output = module(image)
+        return list(output) if isinstance(output, tuple | list) else [output]
+
+    check_values(network, run, "the exported program")
+    return buffer.getvalue()
