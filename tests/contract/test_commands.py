@@ -24,6 +24,7 @@ from segcore.commands.predict import predict_command
 from segcore.commands.test import test_command as script_of_test
 from segcore.data.toy.dataset import ToyScenes
 from segcore.errors import InputError
+from segcore.evaluation.image_counts import read_counts
 from segcore.paper import Paper
 from tests.contract.conftest import Run, small_recipe
 
@@ -81,6 +82,10 @@ def test_two_processes_score_exactly_what_one_does(finished_run: Run, tmp_path: 
     assert len(ToyScenes("val", finished_run.recipe.data.num_images[1], (32, 32))) % 2 == 1  # an uneven share
     one, two = _metric(tmp_path / "one"), _metric(tmp_path / "two")
     np.testing.assert_equal(two, one)  # NaN of an absent class equals NaN
+    counts = [read_counts(next((tmp_path / folder).glob("*.npz"))) for folder in ("one", "two")]
+    assert counts[0].images == counts[1].images
+    for part in ("classes", "segments", "matrix"):
+        np.testing.assert_array_equal(getattr(counts[0], part), getattr(counts[1], part))
 
 
 def test_prediction_writes_a_label_map_of_the_image_size(finished_run: Run, tmp_path: Path) -> None:
