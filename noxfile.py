@@ -17,7 +17,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["tests"]
 
 PACKAGES = sorted(folder.parent.name for folder in Path("packages").glob("*/pyproject.toml"))
-NEEDED = ("core/pyproject.toml", "--extra=onnx", "--extra=prepare", "--extra=wandb")
+NEEDED = ("core/pyproject.toml", "--extra=onnx", "--extra=prepare", "--extra=wandb", "--extra=smp")
 TEST_TOOLS = (
     "pytest>=8",
     "pytest-xdist>=3",
@@ -25,6 +25,7 @@ TEST_TOOLS = (
     "hypothesis>=6.85",  # names its arguments as today
     "pycocotools>=2.0.8",
     "mmcv-lite>=2.1",
+    "segmentation-models-pytorch>=0.5",
 )
 
 

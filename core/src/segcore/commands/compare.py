@@ -1,0 +1,6 @@
+"""The `segcore compare` commands."""
+
+COMMANDS = {
+    "run": ("segcore.commands.compare_run", "train and test every head alike, several seeds: a study"),
+    "cost": ("segcore.commands.compare_cost", "parameters, multiply-adds and latency of a checkpoint on this machine"),
+}
