@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
+from segcore.errors import check
 from segcore.paper import Later, Paper
 from segcore.recipe import Model, Optim, Recipe
 from segcore.recipe.protocols import CAMVID, TOY
@@ -43,6 +44,12 @@ class SMPModel(Model):
     """Which one."""
     width: Annotated[int, AT_LEAST_1] = 256
     """Channels of the decoder; Unet and its relatives halve them at every level."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # the norms of its half-wide convolutions have 32 groups
+        is_multiple = self.decoder != "fpn" or self.width % 64 == 0
+        check(is_multiple, f"--model.width must be a multiple of 64 for --model.decoder fpn, got {self.width}")
 
 
 _RESNET18 = {"backbone": "resnet18", "pretrained": False, "backbone_norm": "batch"}

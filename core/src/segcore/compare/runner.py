@@ -18,6 +18,7 @@ from segcore.compare.study import (
     COST,
     PlannedRun,
     Study,
+    StudyFile,
     fragment,
     heads_of,
     joined,
@@ -110,7 +111,7 @@ class Runner:
             costs = step_costs(asked, self.study.root, self.study.equal)
             for word in new:
                 known[word] = max(round(self.study.iterations * costs[first] / costs[word]), 1)
-        self._change(iterations=known)
+        self._change(lambda state: replace(state, iterations=known))
 
     def _choose(self) -> None:
         """Take each head's best learning rate on the validation images."""
@@ -121,7 +122,7 @@ class Runner:
             trained = [run for run in runs if run.name in self.state.trained]
             if trained:
                 best = max(trained, key=lambda run: best_validation(run.folder))
-                self._change(chosen={**self.state.chosen, word: best.lr})
+                self._change(lambda state, w=word, lr=best.lr: replace(state, chosen={**state.chosen, w: lr}))
 
     def _each(self, runs: Sequence[PlannedRun], work: Callable[[PlannedRun, str], None]) -> None:
         """Do something for every run, as many at a time as there are GPUs."""
@@ -156,7 +157,7 @@ class Runner:
             file.write(recipe_document(run.head.paper.name, run.head.recipe, recipe, {}).encode())
         words = ["train", run.head.paper.name, str(plan), *(["--resume", "true"] if holds_run(run.folder) else [])]
         if self._call(run, words, place):
-            self._change(trained=[*self.state.trained, run.name])
+            self._change(lambda state: replace(state, trained=[*state.trained, run.name]))
 
     def _complete(self, run: PlannedRun, place: str) -> None:
         """Train, test and measure a run."""
@@ -196,16 +197,20 @@ class Runner:
             self._children.discard(child)
         if self._stopped:
             return False
-        problems = {name: text for name, text in self.state.problems.items() if name != run.name}
-        if code:
-            problems[run.name] = _sentence(log, code)
-            self.say(f"{run.name}: failed, {problems[run.name]}")
-        self._change(problems=problems)
+        problem = {run.name: _sentence(log, code)} if code else {}
+        for text in problem.values():
+            self.say(f"{run.name}: failed, {text}")
+
+        def note(state: StudyFile) -> StudyFile:
+            others = {name: text for name, text in state.problems.items() if name != run.name}
+            return replace(state, problems=others | problem)
+
+        self._change(note)
         return code == 0
 
-    def _change(self, **changes: object) -> None:
+    def _change(self, update: Callable[[StudyFile], StudyFile]) -> None:
         with self._lock:
-            self.state = replace(self.state, **changes)  # pyright: ignore[reportArgumentType]
+            self.state = update(self.state)
             self._save()
 
     def _save(self) -> None:

@@ -145,8 +145,12 @@ def heads_of(study: Study) -> list[Head]:
 
 def planned(study: Study, head: Head, lr: float, seed: int) -> PlannedRun:
     """Return the run of a head with a seed, and where it lies."""
-    folder = Path(study.work_dir, "runs", head.word, f"lr-{lr:g}-seed-{seed}")
-    return PlannedRun(head=head, lr=lr, seed=seed, folder=folder)
+    return PlannedRun(head=head, lr=lr, seed=seed, folder=run_folder(Path(study.work_dir), head.word, lr, seed))
+
+
+def run_folder(study: Path, word: str, lr: float, seed: int) -> Path:
+    """Return where a run lies in a study's folder."""
+    return study / "runs" / word / f"lr-{lr:g}-seed-{seed}"
 
 
 def fragment(study: Study) -> Fragment:

@@ -190,6 +190,13 @@ class Bootstrap:
             for name, measured in self.measured.items()
         }
 
+    def class_scores(self) -> list[dict[str, Estimate]]:
+        """Return for every class the IoU of every network with its interval."""
+        return [
+            {name: _estimate(iou[:, k], self.drawn[name][..., k], self.seed) for name, iou in self.measured.items()}
+            for k in range(self.num_classes)
+        ]
+
     def differences(self) -> list[Difference]:
         """Return every pair of networks with the difference of their mIoU.
 
