@@ -103,7 +103,7 @@ def fold_into_next(norm: nn.Module, conv: nn.Conv2d) -> nn.Module:
 def fuse_norms(model: _Network) -> _Network:
     """Return a copy of `model` in evaluation mode, with its batch norms folded into convolutions where they touch.
 
-    Tensors that folding leaves as they are belong to both networks: the copy costs the folded convolutions alone, and is
+    Tensors that folding leaves as they are belong to both networks: the copy costs the folded convolutions alone. It is
     out of date once `model` trains on.
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
