@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from segcore.compare.runner import DONE
 from segcore.compare.study import COST
 from segcore.evaluation.score_files import ScoredImages, ScoreFile, file_hash, score_path, write_score
 from segcore.paper import load_paper
-from segcore.recipe.file import FILE_NAME, read_recipe_file, recipe_from_plain
+from segcore.recipe.file import read_recipe_file, recipe_from_plain
 
 
 class Child:
     """In place of `subprocess.Popen`."""
 
-    calls: ClassVar[list[list[str]]] = []
+    calls: ClassVar[list[tuple[str, str, list[str]]]] = []
+    """Head, run and steps of each."""
     places: ClassVar[list[str]] = []
     failing: ClassVar[set[str]] = set()
     """Heads whose training fails."""
     rates: ClassVar[dict[tuple[str, float], float]] = {}
     """(Head, learning rate) -> mIoU on the validation images."""
-    on_start: ClassVar[Callable[[], None] | None] = None
+    on_start: ClassVar[list[Callable[[], object]]] = []
+    """Called when a process starts."""
 
     def __init__(self, words: list[str], *, stdout: Any, env: dict[str, str], **_: Any) -> None:
-        self.words, self.out = words[3:], stdout
-        Child.calls.append(self.words)
+        assert words[3:5] == ["compare", "one"]
+        self.file, self.steps, self.out = Path(words[6]), words[8:], stdout
+        self.head = self.file.parent.name
+        Child.calls.append((self.head, self.file.stem, self.steps))
         Child.places.append(env.get("CUDA_VISIBLE_DEVICES", ""))
         self.signaled = 0
-        if self.words[0] == "train":
-            recipe = self._recipe(Path(self.words[2]))
-            folder = Path(recipe.run.work_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "state-4.pt").write_text("")
-        if Child.on_start is not None:
-            Child.on_start()
+        for call in Child.on_start:
+            call()
 
     def terminate(self) -> None:
         self.signaled = 15
@@ -44,32 +45,42 @@ class Child:
         self.signaled = number
 
     def wait(self) -> int:
+        while Child.on_start and not self.signaled:  # the signal's handler runs in the main thread
+            time.sleep(0.01)
         if self.signaled:
             return 128 + self.signaled
-        return {"train": self._train, "test": self._test, "compare": self._measure}[self.words[0]]()
-
-    @staticmethod
-    def _recipe(file: Path) -> Any:
-        document = read_recipe_file(file)
-        return recipe_from_plain(load_paper(document.paper), document.recipe, str(file))
-
-    def _train(self) -> int:
-        file = Path(self.words[2])
-        head, recipe = file.parent.name, self._recipe(file)
-        if head in Child.failing:
-            self.out.write("a traceback\nsegcore train fcn: the loss is no number; lower --optim.lr\n")
-            return 2
-        folder = Path(recipe.run.work_dir)
-        (folder / FILE_NAME).write_text(file.read_text())
-        score = Child.rates.get((head, recipe.optim.lr), 0.1)
-        (folder / "log.jsonl").write_text(json.dumps({"mode": "val", "iteration": 8, "mIoU": score}) + "\n")
-        (folder / "best.safetensors").write_text(f"{folder}")
+        for step in self.steps:
+            code = {"train": self._train, "cost": self._measure}.get(step, lambda s=step: self._test(s))()
+            if code:
+                return code
+            self.out.write(f"{DONE}{step}\n")
         return 0
 
-    def _test(self) -> int:
-        weights = Path(self.words[1])
-        recipe = self._recipe(weights.parent / FILE_NAME)
-        protocol = recipe.evaluate.protocol("--aug-test" in self.words)
+    @property
+    def recipe(self) -> Any:
+        """The recipe of the run."""
+        document = read_recipe_file(self.file)
+        return recipe_from_plain(load_paper(document.paper), document.recipe, str(self.file))
+
+    @property
+    def weights(self) -> Path:
+        """The file that its training leaves."""
+        return Path(self.recipe.run.work_dir, "best.safetensors")
+
+    def _train(self) -> int:
+        if self.head in Child.failing:
+            self.out.write("a traceback\nsegcore compare one: the loss is no number; lower --optim.lr\n")
+            return 2
+        self.weights.parent.mkdir(parents=True, exist_ok=True)
+        score = Child.rates.get((self.head, self.recipe.optim.lr), 0.1)
+        line = {"mode": "val", "iteration": 8, "mIoU": score}
+        (self.weights.parent / "log.jsonl").write_text(json.dumps(line) + "\n")
+        self.weights.write_text(str(self.file))
+        return 0
+
+    def _test(self, step: str) -> int:
+        recipe, weights = self.recipe, self.weights
+        protocol = recipe.evaluate.protocol(step == "test-aug")
         data = ScoredImages.of(recipe.data, recipe.run.data)
         score = ScoreFile(
             weights=weights.name,
@@ -89,5 +100,5 @@ class Child:
         return 0
 
     def _measure(self) -> int:
-        (Path(self.words[2]).parent / COST).write_text("{}")
+        (self.weights.parent / COST).write_text("{}")
         return 0

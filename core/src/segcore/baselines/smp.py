@@ -47,7 +47,15 @@ def _kinds() -> dict[str, _Kind]:
         InputError: if the library is not installed.
     """
     try:
-        from segmentation_models_pytorch import decoders
+        from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Decoder, DeepLabV3PlusDecoder
+        from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
+        from segmentation_models_pytorch.decoders.linknet.decoder import LinknetDecoder
+        from segmentation_models_pytorch.decoders.manet.decoder import MAnetDecoder
+        from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder
+        from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
+        from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+        from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
+        from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
     except ImportError as error:
         raise InputError(
             "the decoders of smp need the package segmentation_models_pytorch: pip install 'segcore[smp]'"
@@ -58,35 +66,35 @@ def _kinds() -> dict[str, _Kind]:
         return tuple(max(width // 2**i, 1) for i in range(5))
 
     def unet(channels: Sequence[int], width: int) -> tuple[nn.Module, int]:
-        return decoders.unet.decoder.UnetDecoder(channels, steps(width)), steps(width)[-1]
+        return UnetDecoder(channels, steps(width)), steps(width)[-1]
 
     def unetplusplus(channels: Sequence[int], width: int) -> tuple[nn.Module, int]:
-        return decoders.unetplusplus.decoder.UnetPlusPlusDecoder(channels, steps(width)), steps(width)[-1]
+        return UnetPlusPlusDecoder(channels, steps(width)), steps(width)[-1]
 
     def manet(channels: Sequence[int], width: int) -> tuple[nn.Module, int]:
-        return decoders.manet.decoder.MAnetDecoder(list(channels), list(steps(width))), steps(width)[-1]
+        return MAnetDecoder(list(channels), list(steps(width))), steps(width)[-1]
 
     def linknet(channels: Sequence[int], width: int) -> tuple[nn.Module, int]:
-        return decoders.linknet.decoder.LinknetDecoder(list(channels), prefinal_channels=width // 8), width // 8
+        return LinknetDecoder(list(channels), prefinal_channels=width // 8), width // 8
 
     def fpn(channels: Sequence[int], width: int) -> tuple[nn.Module, int]:
-        decoder = decoders.fpn.decoder.FPNDecoder(list(channels), 5, width, width // 2)
+        decoder = FPNDecoder(list(channels), 5, width, width // 2)
         return decoder, decoder.out_channels
 
     def pspnet(channels: Sequence[int], width: int) -> tuple[nn.Module, int]:
-        return decoders.pspnet.decoder.PSPDecoder(list(channels[:4]), out_channels=2 * width), 2 * width
+        return PSPDecoder(list(channels[:4]), out_channels=2 * width), 2 * width
 
     def deeplabv3(channels: Sequence[int], width: int) -> tuple[nn.Module, int]:
-        return decoders.deeplabv3.decoder.DeepLabV3Decoder(channels[-1], width, rates, False, 0.5), width
+        return DeepLabV3Decoder(channels[-1], width, rates, False, 0.5), width
 
     def deeplabv3plus(channels: Sequence[int], width: int) -> tuple[nn.Module, int]:
-        return decoders.deeplabv3.decoder.DeepLabV3PlusDecoder(channels, 5, width, rates, 16, True, 0.5), width
+        return DeepLabV3PlusDecoder(channels, 5, width, rates, 16, True, 0.5), width
 
     def upernet(channels: Sequence[int], width: int) -> tuple[nn.Module, int]:
-        return decoders.upernet.decoder.UPerNetDecoder(channels, 5, width), width
+        return UPerNetDecoder(channels, 5, width), width
 
     def segformer(channels: Sequence[int], width: int) -> tuple[nn.Module, int]:
-        return decoders.segformer.decoder.SegformerDecoder(list(channels), 5, width), width
+        return SegformerDecoder(list(channels), 5, width), width
 
     return {
         "unet": _Kind(unet, kernel=3),

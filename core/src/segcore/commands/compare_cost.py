@@ -35,10 +35,19 @@ def main(words: list[str]) -> int:
     options = parse_options("segcore compare cost", _DESCRIPTION, CostOptions, words)
     weights = Path(options.checkpoint)
     require_checkpoint(weights)
+    print(write_cost(weights))
+    return 0
+
+
+def write_cost(weights: Path) -> str:
+    """Measure a network and write what was found beside its checkpoint; returns the text.
+
+    Raises:
+        InputError: if the checkpoint cannot be used, or its folder refuses.
+    """
     from segcore.compare.cost import measure  # torch loads only here, so --help is instant
 
     text = json.dumps(measure(weights), indent=1)
     with atomic_write(weights.parent / COST) as file:
         file.write(f"{text}\n".encode())
-    print(text)
-    return 0
+    return text

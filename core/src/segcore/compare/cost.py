@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from segcore import distributed
-from segcore.build import build_from_checkpoint, build_model, placed
+from segcore.build import build_from_checkpoint, build_model, for_inference, placed
 from segcore.data import create_dataset
 from segcore.evaluation.inference import network_input, views
 from segcore.evaluation.timing import median_seconds, processor
@@ -34,9 +34,11 @@ def measure(weights: Path) -> Cost:
     image, _ = network_input(views(sample.image, single)[0], single, device)
     size = (image.shape[-2], image.shape[-1])
 
+    network = for_inference(model, run)
+
     def forward() -> None:
         with torch.inference_mode(), mixed_precision(device, run.amp):
-            model(image)
+            network(image)
 
     seconds = median_seconds(forward, _RUNS, device)
     counted = count(model, size, device)

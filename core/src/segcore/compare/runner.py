@@ -1,4 +1,4 @@
-"""Runs of a study: ordinary trainings and tests, each in a process of its own, so that a crash ends one row only."""
+"""Runs of a study: ordinary trainings and tests, a process for each run, so that a crash ends one row only."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ from segcore.data import choose_test_split, create_dataset
 from segcore.evaluation.score_files import ScoredImages, file_hash, read_scores
 from segcore.files import atomic_write, make_folder
 from segcore.recipe.file import recipe_document
-from segcore.training.run_folder import holds_run, read_log
+from segcore.training.run_folder import read_log
 from segcore.weights.header import find_weights
 
+DONE = "segcore compare one: done: "
+"""Begins the line that a run's process writes after each of its steps."""
 _PROGRAM = (sys.executable, "-m", "segcore.commands.main")
 
 
@@ -78,8 +80,9 @@ class Runner:
             try:
                 self._set_iterations()
                 self._save()
-                first = [planned(self.study, head, lr, 0) for lr in self.state.lrs for head in self.heads.values()]
-                self._each(first, self._train)
+                if len(self.state.lrs) > 1:
+                    tried = [planned(self.study, head, lr, 0) for lr in self.state.lrs for head in self.heads.values()]
+                    self._each(tried, self._train)
                 self._choose()
                 chosen = [
                     planned(self.study, head, self.state.chosen[word], seed)
@@ -120,9 +123,11 @@ class Runner:
                 continue
             runs = [planned(self.study, head, lr, 0) for lr in self.state.lrs]
             trained = [run for run in runs if run.name in self.state.trained]
-            if trained:
-                best = max(trained, key=lambda run: best_validation(run.folder))
-                self._change(lambda state, w=word, lr=best.lr: replace(state, chosen={**state.chosen, w: lr}))
+            rate = self.state.lrs[0] if len(runs) == 1 else None
+            if trained and rate is None:
+                rate = max(trained, key=lambda run: best_validation(run.folder)).lr
+            if rate is not None:
+                self._change(lambda state, w=word, lr=rate: replace(state, chosen={**state.chosen, w: lr}))
 
     def _each(self, runs: Sequence[PlannedRun], work: Callable[[PlannedRun, str], None]) -> None:
         """Do something for every run, as many at a time as there are GPUs."""
@@ -147,31 +152,20 @@ class Runner:
 
     def _train(self, run: PlannedRun, place: str) -> None:
         """Train a run to its end, from its last state where it has one."""
-        if run.name in self.state.trained:
-            return
-        iterations = self.state.iterations[run.head.word]
-        self.say(f"{run.name}: training for {iterations} iterations")
-        recipe = recipe_of(self.study, run, iterations)
-        plan = run.folder.parent / f"{run.folder.name}.json"
-        with atomic_write(plan) as file:
-            file.write(recipe_document(run.head.paper.name, run.head.recipe, recipe, {}).encode())
-        words = ["train", run.head.paper.name, str(plan), *(["--resume", "true"] if holds_run(run.folder) else [])]
-        if self._call(run, words, place):
-            self._change(lambda state: replace(state, trained=[*state.trained, run.name]))
+        if run.name not in self.state.trained:
+            self._call(run, ["train"], place)
 
     def _complete(self, run: PlannedRun, place: str) -> None:
-        """Train, test and measure a run."""
-        self._train(run, place)
-        if run.name not in self.state.trained:
-            return
-        weights = find_weights(run.folder)
-        for number, is_tested in enumerate(self._tested(run, weights)):
-            if not is_tested:
-                self.say(f"{run.name}: testing")
-                if not self._call(run, ["test", str(weights), *(["--aug-test", "true"] if number else [])], place):
-                    return
+        """Train, test and measure a run: what of it is left."""
+        is_trained = run.name in self.state.trained
+        tests = ["test", "test-aug"] if self.study.aug_test else ["test"]
+        tested = self._tested(run, find_weights(run.folder)) if is_trained else [False] * len(tests)
+        steps = [] if is_trained else ["train"]
+        steps += [step for step, is_done in zip(tests, tested, strict=True) if not is_done]
         if run.seed == 0 and not (run.folder / COST).is_file():
-            self._call(run, ["compare", "cost", str(weights)], place)
+            steps.append("cost")
+        if steps:
+            self._call(run, steps, place)
 
     def _tested(self, run: PlannedRun, weights: Path) -> list[bool]:
         """Return which of the tests of these very weights are there."""
@@ -184,29 +178,34 @@ class Runner:
             for protocol in protocols(self.study)
         ]
 
-    def _call(self, run: PlannedRun, words: list[str], place: str) -> bool:
-        """Run a command in a process; returns whether it went well, and keeps its sentence where it did not."""
+    def _call(self, run: PlannedRun, steps: list[str], place: str) -> None:
+        """Do some steps of a run in one process; keep what they came to, and its sentence where it failed."""
+        iterations = self.state.iterations[run.head.word]
+        self.say(f"{run.name}: {', '.join(steps)}{f', {iterations} iterations' if 'train' in steps else ''}")
+        recipe, base = recipe_of(self.study, run, iterations), run.folder.parent / run.folder.name
+        plan, log = Path(f"{base}.json"), Path(f"{base}.log")
+        with atomic_write(plan) as file:
+            file.write(recipe_document(run.head.paper.name, run.head.recipe, recipe, {}).encode())
+        words = [*_PROGRAM, "compare", "one", run.head.paper.name, str(plan), "--steps", *steps]
         environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": place} if place else {})}
-        log = run.folder.parent / f"{run.folder.name}.log"
         with open(log, "w", encoding="utf-8") as file:
-            child = subprocess.Popen([*_PROGRAM, *words], stdout=file, stderr=file, env=environment, text=True)
+            child = subprocess.Popen(words, stdout=file, stderr=file, env=environment, text=True)
             self._children.add(child)
             if self._stopped:  # the signal came while it was started
                 child.terminate()
             code = child.wait()
             self._children.discard(child)
-        if self._stopped:
-            return False
-        problem = {run.name: _sentence(log, code)} if code else {}
+        problem = {run.name: _sentence(log, code)} if code and not self._stopped else {}
         for text in problem.values():
             self.say(f"{run.name}: failed, {text}")
+        is_trained = f"{DONE}train" in log.read_text("utf-8", "replace").splitlines()
 
         def note(state: StudyFile) -> StudyFile:
             others = {name: text for name, text in state.problems.items() if name != run.name}
-            return replace(state, problems=others | problem)
+            trained = [*state.trained, run.name] if is_trained else state.trained
+            return replace(state, problems=others | problem, trained=trained)
 
         self._change(note)
-        return code == 0
 
     def _change(self, update: Callable[[StudyFile], StudyFile]) -> None:
         with self._lock:
