@@ -211,7 +211,8 @@ def lowest(session: nox.Session) -> None:
     folder = ".nox/lowest"
     session.run("uv", "venv", "-q", "--clear", "--python", "3.11", folder, external=True)
     install = ("uv", "pip", "install", "-q", "--python", folder, "--resolution", "lowest-direct")
-    session.run(*install, "-e", "./packages/memorynet", "-e", "./packages/unept", *TEST_TOOLS, external=True)
+    editable = [word for name in PACKAGES for word in ("-e", f"./packages/{name}")]
+    session.run(*install, *editable, *TEST_TOOLS, external=True)
     tests = session.posargs or [f"tests/{name}" for name in ("recipe", "layers", "training", "evaluation", "images")]
     session.run(f"{folder}/bin/python", "-m", "pytest", "-n", "2", *tests, external=True)
 
