@@ -332,6 +332,9 @@ class Run:
     """cpu, cuda, mps (Apple), xpu (Intel), or auto: CUDA if there is any, else the CPU."""
     amp: AMP = "off"
     """Automatic mixed precision of the forward pass."""
+    tf32: bool = True
+    """Train with TF32 matrix products and convolutions on NVIDIA GPUs that have it, as the published code did by torch's
+    default of its time; tests and predictions stay at float32."""
     compile: bool = False
     """Run the training step through torch.compile."""
     channels_last: bool = True
