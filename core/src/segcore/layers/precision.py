@@ -19,7 +19,7 @@ def mixed_precision(device: torch.device, amp: AMP) -> torch.autocast:
 
 @contextmanager
 def training_precision(device: torch.device, allow_tf32: bool) -> Iterator[None]:
-    """Allow or forbid TF32 (10 bits of mantissa, 8 times the speed of float32) within the block, on NVIDIA GPUs only."""
+    """Allow or forbid TF32 (matrix products of 10 bits of mantissa) within the block, on NVIDIA GPUs only."""
     if device.type != "cuda":
         yield
         return

@@ -333,8 +333,8 @@ class Run:
     amp: AMP = "off"
     """Automatic mixed precision of the forward pass."""
     tf32: bool = True
-    """Train with TF32 matrix products and convolutions on NVIDIA GPUs that have it, as the published code did by torch's
-    default of its time; tests and predictions stay at float32."""
+    """Train with TF32 matrix products and convolutions on NVIDIA GPUs that have it, as the published code did by the
+    default of torch at its time. Tests and predictions keep torch's own."""
     compile: bool = False
     """Run the training step through torch.compile."""
     channels_last: bool = True
