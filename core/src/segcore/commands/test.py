@@ -198,7 +198,7 @@ def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Score
     """
     asked = _prepare(paper, name, recipe, options)
     from segcore import distributed  # torch loads only here, so --help is instant
-    from segcore.build import model_for_checkpoint, placed
+    from segcore.build import for_inference, model_for_checkpoint, placed
     from segcore.evaluation.evaluate import evaluate
 
     world = distributed.init(recipe.run.device)
@@ -209,7 +209,7 @@ def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Score
         sha256 = file_hash(Path(options.checkpoint)) if world.is_main else ""
         num_classes = len(asked.dataset.classes.names)
         model = model_for_checkpoint(paper, recipe, num_classes, options.checkpoint, unsafe=options.unsafe)
-        model = placed(model, recipe.run, world.device).eval()
+        model = for_inference(placed(model, recipe.run, world.device).eval(), recipe.run)
         started = time.perf_counter()
         scores = evaluate(
             model,
