@@ -288,7 +288,7 @@ RECIPES: dict[str, Recipe] = {
         _TINY, Optim(lr=2e-3, decay_mult=_NO_DECAY), iterations=1000, eval_interval=250, loss=_SMALL_LOSS
     ),
     "own": OWN.from_scratch(
-        replace(_TINY, backbone="tf_efficientnet_lite0", pretrained=True),
+        replace(_TINY, backbone="tf_efficientnet_lite0", pretrained=True, output_stride=16),
         Optim(lr=1e-3, decay_mult=_NO_DECAY, lr_mult={"backbone": 0.3}),
         iterations=900,
         eval_interval=180,
