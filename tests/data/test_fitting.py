@@ -19,7 +19,7 @@ from tests.data.test_datasets import SIZE, noise, save
 from tests.data.test_folder import make_folder
 from tests.tiny_paper import PAPER
 
-PAPERS = installed_papers()
+PAPERS = {name: paper for name, paper in installed_papers().items() if OWN_RECIPE in paper.recipes}
 TINY = replace(PAPER.recipes["toy"], data=OWN.data, augment=OWN.augment, evaluate=OWN.evaluate)
 
 

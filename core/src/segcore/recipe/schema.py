@@ -7,7 +7,7 @@ that listing and `--help` need no torch. The docstring under a field is its help
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import tyro
 
@@ -60,6 +60,15 @@ class Model:
 
     def __post_init__(self) -> None:
         check_ranges(self, "model")
+
+    def suited_to(self, crop: tuple[int, int], lr: float) -> Self:
+        """Return the same network for another training: what follows from its crop or learning rate is set anew.
+
+        Args:
+            crop: height and width of the training crop, pixels.
+            lr: base learning rate.
+        """
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
