@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -29,6 +32,40 @@ def refuse_run(path: Path, option: str = "--work-dir") -> None:
         raise InputError(
             f"the work directory {path} already holds a run; --resume goes on with it, {option} starts another"
         )
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log.jsonl by iteration; of a line logged twice (a resumed run) the later one counts.
+
+    A last line that was cut by a killed process is left out.
+
+    Raises:
+        InputError: if there is no such file, or a line before the last is not JSON.
+    """
+    try:
+        texts = [text for text in path.read_text("utf-8").splitlines() if text.strip()]
+    except FileNotFoundError as error:
+        raise InputError(f"there is no {path}; a report needs the log of a training run") from error
+    entries: dict[tuple[str, int], dict[str, Any]] = {}
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            if number == len(texts):
+                break
+            raise InputError(f"{path}, line {number} is not JSON: {error}; remove the line") from error
+        entries[line["mode"], line["iteration"]] = line
+    return sorted(entries.values(), key=lambda line: line["iteration"])
+
+
+def training_seconds(lines: Sequence[Mapping[str, Any]], batch: int) -> float:
+    """Return the sum of the logged intervals; pauses between a run's parts and validations do not count."""
+    seconds, before = 0.0, 0
+    for line in lines:
+        if line["mode"] == "train" and line.get("images_per_second"):
+            seconds += (line["iteration"] - before) * batch / line["images_per_second"]
+            before = line["iteration"]
+    return seconds
 
 
 class WorkDirectory:
