@@ -25,7 +25,7 @@ class Form:
         normalize: takes RGB bytes and normalizes them; else it takes normalized RGB.
         output: "logits" (B, K, H, W); "label" (B, H, W), the class numbers; "coarse", the logits at the head's stride,
             as inference keeps them, beside the size (height, width) to which the image was padded at right and bottom.
-        padded: coarse: the size to which smaller images are padded; None pads to what the network needs.
+        padded: coarse: the size to which all images are padded; None pads each to what the network needs.
     """
 
     size: Size | None = None
@@ -40,7 +40,10 @@ class Form:
 
 
 class ExportedNetwork(nn.Module):
-    """A network in a form.
+    """A network in a form: `before`, the network on what that gives, `after`.
+
+    The parts are exported apart, because the padded size is then a size like any other to the network: as an expression
+    in the image's size it would be carried through every layer.
 
     Shapes:
         image (B, 3, H, W): uint8 RGB where the form normalizes, else normalized RGB of the network's type
@@ -60,22 +63,31 @@ class ExportedNetwork(nn.Module):
         self.register_buffer("mean", mean.reshape(3, 1, 1), persistent=False)
         self.register_buffer("inverse_std", inverse_std.reshape(3, 1, 1), persistent=False)
 
-    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return self.after(self.model(self.before(image)), image)
+
+    def before(self, image: Tensor) -> Tensor:
+        """Normalize and pad: (B, 3, H, W) -> (B, 3, h, w) of a legal size."""
+        height, width = size_of(image)
         if self.form.normalize:
             image = ((image.float() - self.mean) * self.inverse_std).to(self.dtype)
-        if self.form.output == "coarse":
-            return self._coarse(image)
-        logits = self.model.logits(image)
-        if self.form.output == "logits":
-            return logits
-        return logits.argmax(dim=1).to(torch.uint8 if self.model.num_classes <= 255 else torch.int16)
+        padded = self.padded(height, width)
+        return F.pad(image, (0, padded[1] - width, 0, padded[0] - height))
 
-    def _coarse(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        height, width = size_of(image)
-        padded = self.model.legal_size(*(self.form.padded or (height, width)))
-        image = F.pad(image, (0, padded[1] - width, 0, padded[0] - height))
-        numbers = [torch.full((), side, dtype=torch.int64, device=image.device) for side in padded]
-        return self.model(image), torch.stack(numbers)
+    def padded(self, height: int, width: int) -> Size:
+        """Return the size that the network sees of an image's."""
+        return self.model.legal_size(*(self.form.padded or (height, width)))
+
+    def after(self, coarse: Tensor, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs, given the logits (B, K, h', w') at the head's stride and the image, whose size counts."""
+        size = size_of(image)
+        padded = self.padded(*size)
+        if self.form.output == "coarse":
+            return coarse, torch.stack([torch.full((), side, dtype=torch.int64) for side in padded])
+        logits = F.interpolate(coarse, size=padded, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
+        if self.form.output == "logits":
+            return (logits,)
+        return (logits.argmax(dim=1).to(torch.uint8 if self.model.num_classes <= 255 else torch.int16),)
 
     def example(self, size: Size, batch: int = 2, seed: int = 0) -> Tensor:
         """Return noise of the form's input type, as of a picture."""

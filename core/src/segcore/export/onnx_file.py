@@ -7,17 +7,17 @@ import json
 import logging
 import operator
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 
 from segcore import __version__
 from segcore.errors import InputError
-from segcore.export.form import ExportedNetwork, largest_size
+from segcore.export.form import ExportedNetwork
+from segcore.export.program import Part, example_of, largest_image, program_of
 from segcore.images.transforms import MEAN, STD
 from segcore.weights.header import CheckpointMeta
 
@@ -36,21 +36,63 @@ def check_installed() -> None:
         raise InputError(f"ONNX export needs {names}; install the extra: pip install 'segcore[onnx]'")
 
 
-def onnx_bytes(network: ExportedNetwork, program: ExportedProgram, metadata: Mapping[str, str]) -> bytes:
+def onnx_bytes(network: ExportedNetwork, metadata: Mapping[str, str]) -> bytes:
     """Return the content of an ONNX file.
 
     Raises:
-        InputError: if torch cannot translate the program.
+        InputError: if torch cannot translate the network.
     """
-    axes = {0: "batch"} if network.form.size else {0: "batch", 2: "height", 3: "width"}
+    from onnx import compose, helper
+
+    is_fixed = network.form.size is not None
+    whole = {0: "batch"} if is_fixed else {0: "batch", 2: "height", 3: "width"}
+    head = {0: "batch"} if is_fixed else {0: "batch", 2: "rows", 3: "columns"}
+    image = example_of(network)
+    with torch.no_grad():
+        padded = network.before(image)
+        coarse = network.model(padded)
+    before = _translated(Part(network, network.before), {"image": image}, [whole], ["padded"])
+    inner = _translated(Part(network, network.model), {"padded": padded}, [whole], ["coarse"])
+    inputs = {"coarse": coarse, "image": image}
+    after = _translated(Part(network, network.after), inputs, [head, whole], network.form.outputs)
+    before, inner, after = (
+        compose.add_prefix(part, f"{name}/") for name, part in (("before", before), ("net", inner), ("after", after))
+    )
+    model = compose.merge_models(before, inner, io_map=[("before/padded", "net/padded")])
+    model = compose.merge_models(model, after, io_map=[("net/coarse", "after/coarse")])
+    new_names = {"before/image": "image", "after/image": "image"}
+    _rename(model.graph, new_names | {f"after/{name}": name for name in network.form.outputs})
+    versions = {opset.domain: opset.version for opset in model.opset_import}  # merged: named more than once
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(*pair) for pair in versions.items())
+    helper.set_model_props(model, dict(metadata))
+    return model.SerializeToString()
+
+
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
+    """Rename inputs and outputs of a graph, and where its own nodes use them; inputs that become one are one."""
+    for node in graph.node:
+        for words in (node.input, node.output):
+            words[:] = [names.get(word, word) for word in words]
+    for values in (graph.input, graph.output):
+        for value in values:
+            value.name = names.get(value.name, value.name)
+    first = {value.name: value for value in reversed(graph.input)}
+    kept = list(reversed(first.values()))
+    del graph.input[:]
+    graph.input.extend(kept)
+
+
+def _translated(part: Part, inputs: dict[str, Tensor], axes: Sequence[dict[int, str]], outputs: list[str]) -> Any:
+    """Return the ONNX model of a part."""
+    program = program_of(part, tuple(inputs.values()), axes)
     try:
         with _quiet():
             converted = torch.onnx.export(
                 program,
                 dynamo=True,
-                input_names=["image"],
-                output_names=network.form.outputs,
-                dynamic_shapes=({axis: name for axis, name in axes.items()},),
+                input_names=list(inputs),
+                output_names=outputs,
                 custom_translation_table={operator.floordiv: _floor_divide()},
                 verbose=False,
             )
@@ -58,8 +100,7 @@ def onnx_bytes(network: ExportedNetwork, program: ExportedProgram, metadata: Map
         reason = str(error.__cause__ or error).splitlines()[0]
         raise InputError(f"torch {torch.__version__} cannot write this network as ONNX: {reason}") from error
     assert converted is not None
-    converted.model.metadata_props.update(metadata)
-    return converted.model_proto.SerializeToString()
+    return converted.model_proto
 
 
 @contextmanager
@@ -95,7 +136,6 @@ def metadata_of(network: ExportedNetwork, meta: CheckpointMeta | None) -> dict[s
         meta: paper, recipe and classes; None for a network that was put together by hand.
     """
     form = network.form
-    most = largest_size(network.model)
     rules = {
         "layout": "batch, channel, height, width",
         "channels": "RGB",
@@ -103,14 +143,15 @@ def metadata_of(network: ExportedNetwork, meta: CheckpointMeta | None) -> dict[s
         "mean": MEAN,
         "std": STD,
         "size": form.size or "any",
-        "largest": form.padded or most,
+        "largest": largest_image(network),
         "padding": "inside, at right and bottom with the mean color, to what the network needs",
     }
     said = {"segcore": __version__, "input": json.dumps(rules), "output": form.output}
     if meta is None:
         return said
     about = {"classes": meta.classes, "palette": meta.palette, "recipe": meta.recipe, "scores": meta.scores}
-    return {**said, "paper": meta.paper, "recipe_name": meta.recipe_name, **{k: json.dumps(v) for k, v in about.items()}}
+    said |= {"paper": meta.paper, "recipe_name": meta.recipe_name}
+    return said | {name: json.dumps(value) for name, value in about.items()}
 
 
 def open_session(content: bytes | str) -> Any:

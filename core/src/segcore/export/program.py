@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.export import Dim, ExportedProgram
+from torch import Tensor, nn
+from torch._dynamo.exc import UserError
+from torch.export import Dim, ExportedProgram, _trace
 from torch.fx.experimental import _config as symbolic_settings
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from segcore.errors import InputError
@@ -18,7 +20,7 @@ from segcore.export.form import ExportedNetwork, Form, largest_size
 from segcore.segmentor import Segmentor, Size
 
 _EXAMPLE = (100, 139)
-"""An image that every network has to pad, so that what depends on the size is in the graph."""
+"""An image that every network has to pad; 128 x 160 where it does."""
 _SIZES = ((128, 160), (97, 150), (45, 68))
 _TOLERANCE = 1e-3
 """Of the standard deviation of the values: what other kernels may round away."""
@@ -36,30 +38,49 @@ def evaluating(model: Segmentor) -> Iterator[None]:
         model.train(was_training)
 
 
-def program_of(network: ExportedNetwork) -> ExportedProgram:
-    """Return the program of a network in evaluation mode; `check_values` tells whether it holds for every size.
+class Part(nn.Module):
+    """A function of a network as a module, to export it alone."""
+
+    def __init__(self, network: ExportedNetwork, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.network, self.function = network, function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs)
+
+
+def example_of(network: ExportedNetwork) -> Tensor:
+    """Return an image to trace with; batch 2, because 1 would be fixed as a constant."""
+    most = largest_image(network)
+    return network.example(network.form.size or _within(_EXAMPLE, most))
+
+
+def largest_image(network: ExportedNetwork) -> Size | None:
+    """Return the largest image that the graph takes, None where it takes any."""
+    return network.form.padded or largest_size(network.model)
+
+
+def program_of(part: Part, inputs: tuple[Tensor, ...], axes: Sequence[dict[int, str]]) -> ExportedProgram:
+    """Return the program of a part in evaluation mode; `check_values` tells whether it holds for every size.
+
+    Args:
+        inputs: examples.
+        axes: names of the axes of each input that may have another length.
 
     Raises:
-        InputError: if torch.export cannot express the network.
+        InputError: if torch.export cannot express it.
     """
-    form = network.form
-    dims: dict[int, Any] = {0: Dim("batch", min=1)}
-    most = largest_size(network.model)
-    if form.output == "coarse":
-        most = form.padded or most
-    size = form.size or tuple(min(side, limit) for side, limit in zip(_EXAMPLE, most or _EXAMPLE, strict=True))
-    if form.size is None:
-        least, most = min(size) - 1, most or (None, None)  # see `_without_assertions`
-        dims |= {2: Dim("height", min=least, max=most[0]), 3: Dim("width", min=least, max=most[1])}
-    example = network.example((size[0], size[1]))  # batch 2: 1 would be fixed as a constant
+    names = {name for named in axes for name in named.values()}
+    # from two on: a length of 1 is a special case to torch, and taken out again below
+    lengths = {name: Dim(name, min=1 if name == "batch" else 2) for name in names}
+    dims = tuple({axis: lengths[name] for axis, name in named.items()} for named in axes)
     try:
-        with symbolic_settings.patch(backed_size_oblivious=True), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with symbolic_settings.patch(backed_size_oblivious=True), _without_solving(), _quiet_no_grad():
             program = torch.export.export(
-                network, (example,), dynamic_shapes=(dims,), prefer_deferred_runtime_asserts_over_guards=True
+                part, inputs, dynamic_shapes=(dims,), prefer_deferred_runtime_asserts_over_guards=True
             )
-    except (torch._dynamo.exc.UserError, torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode) as error:
-        raise InputError(f"torch.export cannot express this network for {_meant(form)}") from error
+    except (UserError, GuardOnDataDependentSymNode) as error:
+        raise InputError(f"torch.export cannot express this network for {_meant(part.network.form)}") from error
     return _without_assertions(program)
 
 
@@ -67,6 +88,32 @@ def _meant(form: Form) -> str:
     if form.size:
         return f"images of {form.size[0]}x{form.size[1]} pixels"
     return "images of any size; give --height and --width"
+
+
+@contextmanager
+def _quiet_no_grad() -> Iterator[None]:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _without_solving() -> Iterator[None]:
+    """Keep torch.export from solving for the sizes that satisfy all that it assumed.
+
+    Its solver knows few forms: the padded size of a backbone stops it with an error of its own, after minutes. What was
+    assumed is not asked for anyway, see `_without_assertions`; an example is all that the network is traced with.
+    """
+    solve = _trace.produce_guards_and_solve_constraints
+
+    def freeze(fake_mode: Any, *_: Any, **__: Any) -> None:
+        fake_mode.shape_env.frozen = True
+
+    _trace.produce_guards_and_solve_constraints = freeze
+    try:
+        yield
+    finally:
+        _trace.produce_guards_and_solve_constraints = solve
 
 
 def _without_assertions(program: ExportedProgram) -> ExportedProgram:
@@ -85,29 +132,33 @@ def _without_assertions(program: ExportedProgram) -> ExportedProgram:
     return program
 
 
-def check_values(network: ExportedNetwork, run: Callable[[Tensor], list[Tensor]], what: str) -> None:
+def check_values(
+    network: ExportedNetwork, run: Callable[[Tensor], list[Tensor]], what: str, *, is_padded: bool = False
+) -> None:
     """Compare an exported graph with the network at three sizes, or at its own, and at batch 1 and 2.
 
     Args:
         run: image -> outputs of the graph.
         what: how the sentence calls the graph.
+        is_padded: the graph takes images of legal sizes only.
 
     Raises:
         InputError: if values differ by more than rounding.
     """
     form = network.form
-    most = largest_size(network.model) if form.padded is None else form.padded
+    most = largest_image(network)
     for number, size in enumerate((form.size,) * 2 if form.size else _SIZES):
         size = _within(size, most)
+        size = network.padded(*size) if is_padded else size
         image = network.example(size, batch=1 + number % 2, seed=number)
         with torch.inference_mode():
-            expected: Any = network(image)
-        parts = expected if isinstance(expected, tuple) else (expected,)
-        for name, want, got in zip(form.outputs, parts, run(image), strict=True):
+            expected = network(image)
+        for name, want, got in zip(form.outputs, expected, run(image), strict=True):
             if not _is_equal(want, got.to(want.device)):
+                advice = "another version of torch may help" if form.size else "give --height and --width"
                 raise InputError(
                     f"{what} gives other values ({name}) than the network on an image of {size[0]}x{size[1]} pixels, "
-                    f"so it is not written; {'export with other versions of torch' if form.size else 'give --height and --width'}"
+                    f"so it is not written; {advice}"
                 )
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch.export import ExportedProgram
 
 from segcore.export.form import ExportedNetwork, Form
 from segcore.export.onnx_file import check_installed, metadata_of, onnx_bytes, open_session, runner
-from segcore.export.program import check_values, evaluating, program_of
+from segcore.export.program import Part, check_values, evaluating, example_of, program_of
 from segcore.files import atomic_write
-from segcore.segmentor import Segmentor
+from segcore.segmentor import Segmentor, size_of
 
 Kind = Literal["pt2", "onnx"]
 KINDS: dict[str, Kind] = {".pt2": "pt2", ".onnx": "onnx"}
@@ -38,25 +38,28 @@ def exported_bytes(model: Segmentor, form: Form, kind: Kind) -> bytes:
     """Return the content of a checked file, see `export`."""
     network = ExportedNetwork(model, form).eval()
     with evaluating(model):
-        program = program_of(network)
-        if kind == "pt2":
-            return _pt2_bytes(network, program)
         meta = model.origin.meta if model.origin else None
-        content = onnx_bytes(network, program, metadata_of(network, meta))
+        metadata = metadata_of(network, meta)
+        if kind == "pt2":
+            return _pt2_bytes(network, metadata)
+        content = onnx_bytes(network, metadata)
         check_values(network, runner(open_session(content)), "the ONNX graph")
         return content
 
 
-def _pt2_bytes(network: ExportedNetwork, program: ExportedProgram) -> bytes:
+def _pt2_bytes(network: ExportedNetwork, metadata: dict[str, str]) -> bytes:
+    """Return a torch.export program, which takes images of legal sizes only, and is compared at those."""
+    axes = {0: "batch"} if network.form.size else {0: "batch", 2: "height", 3: "width"}
+    image = network.example(network.padded(*size_of(example_of(network))))
+    program = program_of(Part(network, network.forward), (image,), [axes])
     buffer = io.BytesIO()
-    torch.export.save(program, buffer)
+    torch.export.save(program, buffer, extra_files={"segcore.json": json.dumps(metadata)})
     buffer.seek(0)
     module = torch.export.load(buffer).module()
 
     def run(image: torch.Tensor) -> list[torch.Tensor]:
         with torch.inference_mode():
-            output = module(image)
-        return list(output) if isinstance(output, tuple | list) else [output]
+            return list(module(image))
 
-    check_values(network, run, "the exported program")
+    check_values(network, run, "the exported program", is_padded=True)
     return buffer.getvalue()

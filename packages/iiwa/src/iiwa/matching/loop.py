@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
 _LATER = 2**40  # added to the rank of what is chosen last
 
 
@@ -48,6 +49,8 @@ def match(similarity: Tensor) -> Tensor:
         (B, n_q, n_k) -> (B, n_q) int64
     """
     cost = -torch.where(torch.isfinite(similarity), similarity, 0.0).double()
+    if not torch.compiler.is_exporting() and cost.numel() == 0:
+        return cost.new_empty(cost.shape[:2], dtype=torch.int64)
     state = _start(cost)
     if torch.compiler.is_exporting():
         result = torch.while_loop(_is_unfinished, _step, (*state, cost))
@@ -91,7 +94,7 @@ def _numbers(cost: Tensor, axis: int) -> Tensor:
 
 
 def _step(*parts: Tensor) -> tuple[Tensor, ...]:
-    """Search on, or go one step back; returns the new state, and the cost as it is (a loop's inputs are its outputs)."""
+    """Search on, or go one step back; returns the new state, and the cost as it is: a loop gives what it takes."""
     *rest, cost = parts
     state = _State(*rest)
     is_active = _is_active(state.current, cost)
