@@ -69,19 +69,29 @@ class ExportedNetwork(nn.Module):
     def before(self, image: Tensor) -> Tensor:
         """Normalize and pad: (B, 3, H, W) -> (B, 3, h, w) of a legal size."""
         height, width = size_of(image)
-        if self.form.normalize:
-            image = ((image.float() - self.mean) * self.inverse_std).to(self.dtype)
         padded = self.padded(height, width)
-        return F.pad(image, (0, padded[1] - width, 0, padded[0] - height))
+        return F.pad(self._normalized(image), (0, padded[1] - width, 0, padded[0] - height))
+
+    def after(self, coarse: Tensor, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs, given the logits (B, K, h', w') at the head's stride and the image, whose size counts."""
+        size = size_of(image)
+        return self._outputs(coarse, self.padded(*size), size)
+
+    def of_legal(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return what `forward` does of an image whose size is legal: there is nothing to pad."""
+        size = size_of(image)
+        return self._outputs(self.model(self._normalized(image)), size, size)
 
     def padded(self, height: int, width: int) -> Size:
         """Return the size that the network sees of an image's."""
         return self.model.legal_size(*(self.form.padded or (height, width)))
 
-    def after(self, coarse: Tensor, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs, given the logits (B, K, h', w') at the head's stride and the image, whose size counts."""
-        size = size_of(image)
-        padded = self.padded(*size)
+    def _normalized(self, image: Tensor) -> Tensor:
+        if not self.form.normalize:
+            return image
+        return ((image.float() - self.mean) * self.inverse_std).to(self.dtype)
+
+    def _outputs(self, coarse: Tensor, padded: Size, size: Size) -> tuple[Tensor, ...]:
         if self.form.output == "coarse":
             return coarse, torch.stack([torch.full((), side, dtype=torch.int64) for side in padded])
         logits = F.interpolate(coarse, size=padded, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]

@@ -55,11 +55,10 @@ def onnx_bytes(network: ExportedNetwork, metadata: Mapping[str, str]) -> bytes:
     inner = _translated(Part(network, network.model), {"padded": padded}, [whole], ["coarse"])
     inputs = {"coarse": coarse, "image": image}
     after = _translated(Part(network, network.after), inputs, [head, whole], network.form.outputs)
-    before, inner, after = (
-        compose.add_prefix(part, f"{name}/") for name, part in (("before", before), ("net", inner), ("after", after))
-    )
-    model = compose.merge_models(before, inner, io_map=[("before/padded", "net/padded")])
-    model = compose.merge_models(model, after, io_map=[("net/coarse", "after/coarse")])
+    # the network's own names stay: onnx loses those that the body of a loop takes from outside
+    before, after = compose.add_prefix(before, "before/"), compose.add_prefix(after, "after/")
+    model = compose.merge_models(before, inner, io_map=[("before/padded", "padded")])
+    model = compose.merge_models(model, after, io_map=[("coarse", "after/coarse")])
     new_names = {"before/image": "image", "after/image": "image"}
     _rename(model.graph, new_names | {f"after/{name}": name for name in network.form.outputs})
     versions = {opset.domain: opset.version for opset in model.opset_import}  # merged: named more than once

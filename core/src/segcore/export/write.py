@@ -51,7 +51,7 @@ def _pt2_bytes(network: ExportedNetwork, metadata: dict[str, str]) -> bytes:
     """Return a torch.export program, which takes images of legal sizes only, and is compared at those."""
     axes = {0: "batch"} if network.form.size else {0: "batch", 2: "height", 3: "width"}
     image = network.example(network.padded(*size_of(example_of(network))))
-    program = program_of(Part(network, network.forward), (image,), [axes])
+    program = program_of(Part(network, network.of_legal), (image,), [axes])
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={"segcore.json": json.dumps(metadata)})
     buffer.seek(0)
