@@ -45,7 +45,7 @@ def test_onnxruntime_gives_the_networks_logits_at_any_size(paper: Paper, tmp_pat
         with torch.inference_mode():
             expected = model.logits(image)
         (logits,) = session.run(None, {"image": image.numpy()})
-        np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4 * float(expected.std()), rtol=0)
+        np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3 * float(expected.std()), rtol=0)
 
 
 _LOAD = """
@@ -53,11 +53,12 @@ import sys, torch
 program = torch.export.load(sys.argv[1]).module()
 for name in sys.argv[2:]:
     image, expected = torch.load(name)
-    torch.testing.assert_close(program(image)[0], expected, rtol=0, atol=1e-4 * float(expected.std()))
+    torch.testing.assert_close(program(image)[0], expected, rtol=0, atol=1e-3 * float(expected.std()))
 assert not any(name.split(".")[0] in ("segcore", "iiwa", "unept", "timm") for name in sys.modules)
 """
 
 
+@pytest.mark.slow  # IIWA takes minutes
 def test_a_program_needs_no_package_of_ours(paper: Paper, tmp_path: Path) -> None:
     model = _network(paper)
     export(model, tmp_path / "m.pt2", Form())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram, _trace
+from torch.fx import Node
 from torch.fx.experimental import _config as symbolic_settings
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._sympy.value_ranges import ValueRanges
@@ -124,12 +127,31 @@ def _without_assertions(program: ExportedProgram) -> ExportedProgram:
     for node in list(program.graph.nodes):
         if node.op == "call_function" and getattr(node.target, "_opname", "") in _ASSERTIONS:
             program.graph.erase_node(node)
+        elif node.target is math.ceil:
+            _round_up_in_integers(node)
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
     program.example_inputs = None  # they would bring the assumptions back when the program is loaded
     for symbol, limits in program.range_constraints.items():
         program.range_constraints[symbol] = ValueRanges(1, limits.upper)
     return program
+
+
+def _round_up_in_integers(node: Node) -> None:
+    """Replace ceil(a / b), which timm computes sizes with and torch cannot save, by -(-a // b)."""
+    quotient = node.args[0]
+    assert isinstance(quotient, Node)
+    with node.graph.inserting_before(node):
+        negative = _add(operator.neg, quotient.args[0])
+        rounded = _add(operator.neg, _add(operator.floordiv, negative, quotient.args[1]))
+    node.replace_all_uses_with(rounded)
+
+
+def _add(function: Callable[..., Any], *inputs: Any) -> Node:
+    """Add a function of sizes to the graph of its first input, where the graph inserts."""
+    node = inputs[0].graph.call_function(function, inputs)
+    node.meta["val"] = function(*(part.meta["val"] if isinstance(part, Node) else part for part in inputs))
+    return node
 
 
 def check_values(

@@ -86,7 +86,10 @@ def sine_position(height: int, width: int, channels: int, device: torch.device) 
     period = _TEMPERATURE**exponent  # (half,)
     axes = []
     for length in (height, width):
-        place = (torch.arange(length, device=device) + 1).float() / (length + _EPSILON) * (2 * math.pi)
+        place = (torch.arange(length, device=device) + 1).float()
+        # torch cannot save a float made of a size, but one made of a tensor
+        extent = (place[-1] if torch.compiler.is_exporting() else length) + _EPSILON
+        place = place / extent * (2 * math.pi)
         angle = place[:, None] / period  # (length, half)
         axes.append(torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=2).flatten(1))
     y, x = axes
