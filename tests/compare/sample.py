@@ -32,9 +32,8 @@ def drawn_counts(generator: np.random.Generator, skill: float, score: ScoreFile,
     near, near_right = labeled // 2, right // 3
     by_kind = dict(zip(KINDS, (right, predicted, labeled, near_right, near, near, near_right), strict=True))
     classes = np.stack([by_kind[kind] for kind in KINDS], axis=1).astype(np.int32)
-    segments = np.stack(
-        [np.full((IMAGES, len(SIZE_NAMES)), round(100 * skill)), np.full((IMAGES, len(SIZE_NAMES)), 100)]
-    )
+    by_size = (IMAGES, len(SIZE_NAMES))
+    segments = np.stack([np.full(by_size, round(100 * skill)), np.full(by_size, 100)])
     matrix = np.zeros((len(names), len(names) + 1), np.int64)
     matrix[:, :-1] += np.diag(right.sum(axis=0)) + np.roll(np.diag((labeled - right).sum(axis=0)), 1, axis=1)
     images = tuple(f"test_{number:06d}" for number in range(IMAGES))

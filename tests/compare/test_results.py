@@ -26,7 +26,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 def test_seeds_of_one_recipe_are_one_head_and_the_best_comes_first(results: Results) -> None:
-    assert [head.name for head in results.ranked][0] == "cgrseg-toy"
+    assert results.ranked[0].name == "cgrseg-toy"
     assert [[run.seed for run in head.runs] for head in results.comparison.heads] == [[0, 1]] * 3
     score = results.scores["cgrseg-toy"]
     measured = np.mean([np.nanmean(counts.iou()) for counts in results.comparison.heads[0].counts()])

@@ -96,7 +96,8 @@ def _ranking(results: Results) -> list[Part]:
     )
     parts: list[Part] = [
         Note(note),
-        Row((Chart("mIoU", charts.intervals(bars, unit="%"), is_linked=True), Table("Ranking", columns, rows))),
+        Chart("mIoU", charts.intervals(bars, unit="%"), is_linked=True),
+        Table("Ranking", columns, rows),
     ]
     if results.differences:
         parts.append(_differences("Paired differences of mIoU", difference_rows(results.differences)))
@@ -138,7 +139,9 @@ def _costs(results: Results) -> list[Part]:
         for row in ranking_rows(results)
     ]  # fmt: skip
     text = "Click a point to mark its head in all charts and tables."
-    return [Note(where + text), Row(parts), Table("Costs", columns, rows)] if parts else [Note("Nothing was measured.")]
+    if not parts:
+        return [Note("Nothing was measured.")]
+    return [Note(where + text), Row(parts[:2]), Row(parts[2:]), Table("Costs", columns, rows)]
 
 
 def _training(results: Results) -> list[Part]:
@@ -190,7 +193,7 @@ def _classes(results: Results) -> list[Part]:
 
 
 def _errors(results: Results) -> list[Part]:
-    heads = results.ranked
+    heads = results.comparison.heads  # in the order of the colors
     series = [(head.name, [_percent(share) for share in boundary_and_interior(head)]) for head in heads]
     places = charts.grouped_bars(("near an outline", "interior"), series, unit="pixels right, %")
     series = [(head.name, [_percent(share) for share in by_segment_size(head)]) for head in heads]
