@@ -175,10 +175,10 @@ def write_files(results: Results, folder: Path) -> list[Path]:
         for row in difference_rows(differences)
     ]
     texts = {
-        "ranking.csv": _csv(RANKING, ranking_rows(results)),
-        "differences.csv": _csv(DIFFERENCES, difference_rows(results.differences)),
-        "classes.csv": _csv(("class", "head", "IoU", "low", "high"), class_rows(results)),
-        "class_differences.csv": _csv(("class", *DIFFERENCES), by_class),
+        "ranking.csv": csv_text(RANKING, ranking_rows(results)),
+        "differences.csv": csv_text(DIFFERENCES, difference_rows(results.differences)),
+        "classes.csv": csv_text(("class", "head", "IoU", "low", "high"), class_rows(results)),
+        "class_differences.csv": csv_text(("class", *DIFFERENCES), by_class),
         "comparison.md": markdown(results),
         "comparison.json": json.dumps(as_plain(results, by_class), indent=1, allow_nan=False) + "\n",
     }
@@ -188,7 +188,8 @@ def write_files(results: Results, folder: Path) -> list[Path]:
     return [folder / name for name in texts]
 
 
-def _csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table as CSV; fractions with four digits, nothing where a value is missing."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
