@@ -40,6 +40,8 @@ class PredictOptions:
     """Folder for overlays; empty writes them beside the label maps."""
     opacity: float = 0.5
     """Opacity of the overlays, 0 to 1."""
+    legend: bool = True
+    """Put the names of the classes that occur below the overlay of an image."""
     aug_test: bool = False
     """Multi-scale + flip."""
     unsafe: bool = False
@@ -177,7 +179,9 @@ def run(predictor: Predictor, work: Plan) -> list[Path]:
         image = to_pixels(job.source, predictor.max_pixels)
         label = predictor(image).label
         written.append(save_label(work.label(job), label, palette))
-        written.append(save_overlay(work.overlay(job), image, label, palette, opacity))
+        written.append(
+            save_overlay(work.overlay(job), image, label, predictor.classes, opacity, legend=work.options.legend)
+        )
 
     def show(frame: np.ndarray) -> np.ndarray:
         return overlay(frame, predictor(frame).label, palette, opacity)

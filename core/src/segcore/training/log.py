@@ -1,21 +1,19 @@
-"""What a training run says: progress bar or lines, log.txt, log.jsonl, TensorBoard, and Weights & Biases on request.
+"""What a training run says: progress bar or lines, log.txt, log.jsonl, and whatever trackers are asked for.
 
 Only the first process talks; the others hold a `NullLogger` with the same methods.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -23,26 +21,10 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from segcore.console import PlainConsole, printable
-from segcore.errors import InputError
 from segcore.files import atomic_write, open_to_append
+from segcore.training.trackers import Sink, open_tracker
 
 _PACKAGE = logging.getLogger("segcore")
-
-
-class Sink(Protocol):
-    """A place where numbers and pictures go."""
-
-    def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
-        """Take the numbers of one moment; mode is "train" or "val"."""
-        ...
-
-    def picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
-        """Take an RGB picture (H, W, 3) uint8."""
-        ...
-
-    def close(self) -> None:
-        """Write what is still held back."""
-        ...
 
 
 class JsonLines:
@@ -83,6 +65,11 @@ def _is_before(line: str, start: int) -> bool:
 class TensorBoard:
     """Event files in the folder `tensorboard`, with the tags train/<name> and val/<name>."""
 
+    @classmethod
+    def open(cls, work_dir: Path, start: int) -> Self:
+        """Return the tracker of a run."""
+        return cls(work_dir / "tensorboard", start)
+
     def __init__(self, folder: Path, start: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # only when a run starts: it takes a second and more
 
@@ -100,35 +87,6 @@ class TensorBoard:
     def close(self) -> None:
         """Write and close the event file."""
         self._writer.close()
-
-
-class WeightsAndBiases:
-    """A run of Weights & Biases, the same one for every resumption of a work directory.
-
-    Raises:
-        InputError: if the package is not installed.
-    """
-
-    def __init__(self, work_dir: Path) -> None:
-        if importlib.util.find_spec("wandb") is None:
-            raise InputError("--run.wandb needs the package wandb; install the extra: pip install 'segcore[wandb]'")
-        import wandb  # an extra: only imported where it is asked for  # pyright: ignore[reportMissingImports]
-
-        self._wandb: Any = wandb
-        identity = hashlib.sha1(str(work_dir.resolve()).encode()).hexdigest()[:16]
-        self._run = wandb.init(project="segcore", name=work_dir.name, dir=str(work_dir), id=identity, resume="allow")
-
-    def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
-        """Send one point of each curve."""
-        self._run.log({f"{mode}/{name}": value for name, value in values.items()}, step=iteration)
-
-    def picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
-        """Send a picture."""
-        self._run.log({name: self._wandb.Image(picture)}, step=iteration)
-
-    def close(self) -> None:
-        """Finish the run."""
-        self._run.finish()
 
 
 class NullLogger:
@@ -190,15 +148,15 @@ class RunLogger:
         work_dir: gets log.txt, log.jsonl and tensorboard/; files of an earlier part of the run are continued.
         total: optimizer steps of the whole run.
         start: optimizer steps done before (a resumed run).
-        wandb: also log to Weights & Biases.
+        trackers: names of further places, see `segcore.training.trackers`.
     """
 
-    def __init__(self, work_dir: Path, total: int, *, start: int = 0, wandb: bool = False) -> None:
+    def __init__(self, work_dir: Path, total: int, *, start: int = 0, trackers: Sequence[str] = ()) -> None:
         work_dir.mkdir(parents=True, exist_ok=True)
         self.total = total
         self._pace = Pace()
-        self._sinks: list[Sink] = [WeightsAndBiases(work_dir)] if wandb else []
-        self._sinks += [JsonLines(work_dir / "log.jsonl", start), TensorBoard(work_dir / "tensorboard", start)]
+        self._sinks: list[Sink] = [open_tracker(name, work_dir, start) for name in trackers]
+        self._sinks.append(JsonLines(work_dir / "log.jsonl", start))
         console = PlainConsole(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
@@ -272,10 +230,10 @@ class RunLogger:
 
 
 def create_logger(
-    work_dir: str | Path, total: int, *, start: int = 0, is_main: bool = True, wandb: bool = False
+    work_dir: str | Path, total: int, *, start: int = 0, is_main: bool = True, trackers: Sequence[str] = ()
 ) -> RunLogger | NullLogger:
     """Return the logger of this process, see `RunLogger`."""
-    return RunLogger(Path(work_dir), total, start=start, wandb=wandb) if is_main else NullLogger()
+    return RunLogger(Path(work_dir), total, start=start, trackers=trackers) if is_main else NullLogger()
 
 
 class _LogFile(logging.FileHandler):
