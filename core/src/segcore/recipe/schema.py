@@ -350,6 +350,9 @@ class Run:
     """cpu, cuda, mps (Apple), xpu (Intel), or auto: CUDA if there is any, else the CPU."""
     amp: AMP = "off"
     """Automatic mixed precision of the forward pass."""
+    tf32: bool = True
+    """Train with TF32 matrix products and convolutions on NVIDIA GPUs that have it, as the published code did by the
+    default of torch at its time. Tests and predictions keep torch's own."""
     compile: bool = False
     """Run the training step through torch.compile."""
     channels_last: bool = True

@@ -314,9 +314,10 @@ def _set_determinism(is_deterministic: bool) -> None:
 
 def _first_line(trainer: Trainer, source: Path | None) -> str:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    precision = " with TF32" if trainer.world.device.type == "cuda" and trainer.recipe.run.tf32 else ""
     start = f"resuming from {source} at iteration {trainer.iteration}" if source else "starting from iteration 0"
     return (
         f"{trainer.paper.name} {trainer.name}: {parameters / 1e6:.2f} M parameters, {len(trainer.train_data)} training "
         f"and {len(trainer.val_data)} validation images, {trainer.total} iterations of {trainer.recipe.data.batch} "
-        f"images on {trainer.world.size} x {trainer.world.device.type}; {start}"
+        f"images on {trainer.world.size} x {trainer.world.device.type}{precision}; {start}"
     )

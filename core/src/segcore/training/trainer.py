@@ -24,7 +24,7 @@ from segcore.data import create_dataset
 from segcore.data.base import FileDataset
 from segcore.errors import InputError, check
 from segcore.images.transforms import TrainTransform
-from segcore.layers.precision import memory_format, mixed_precision
+from segcore.layers.precision import memory_format, mixed_precision, training_precision
 from segcore.layers.recompute import recompute_blocks
 from segcore.paper import Paper
 from segcore.recipe import Recipe
@@ -145,6 +145,10 @@ class Trainer:
 
     def step(self, parts: list[tuple[Tensor, Target]]) -> dict[str, Tensor]:
         """Run one optimizer step over the parts of a batch; return the mean of each logged term, on the device."""
+        with training_precision(self.world.device, self.recipe.run.tf32):
+            return self._step(parts)
+
+    def _step(self, parts: list[tuple[Tensor, Target]]) -> dict[str, Tensor]:
         recipe, world = self.recipe, self.world
         torch.manual_seed(SEED_RULES[self.seed_rule](recipe.run.seed, world.rank, self.iteration))
         lr = learning_rate(recipe.schedule, self.total, recipe.optim.lr, 1.0, self.iteration)
