@@ -52,7 +52,7 @@ def image(path: Path) -> Path:
 def run_lengths(flags: np.ndarray) -> list[int]:
     """Return the lengths of equal values, beginning with those of 0."""
     changes = np.flatnonzero(np.diff(flags)) + 1
-    counts = np.diff([0, *changes, len(flags)]).tolist()
+    counts = np.diff([0, *changes.tolist(), len(flags)]).tolist()
     return [0, *counts] if flags[0] else counts
 
 
@@ -171,7 +171,7 @@ def brush_bytes(mask: np.ndarray) -> list[int]:
     values = np.repeat((mask * 255)[..., None], 4, axis=-1).ravel()
     widths = (2, 4, 8, 15)
     bits = f"{len(values):032b}{8 - 1:05b}" + "".join(f"{width - 1:04b}" for width in widths)
-    starts = [0, *(np.flatnonzero(np.diff(values)) + 1), len(values)]
+    starts = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
     for start, stop in pairwise(starts):
         bits += f"1{2:02b}{stop - start - 1:08b}{values[start]:08b}"
     bits += "0" * (-len(bits) % 8)
