@@ -66,15 +66,15 @@ def write_video(path: Path) -> Path:
 
 
 class _Capture:
-    """A video whose container states another number of frames than it has."""
+    """The clip, whose container states another number of frames than it has."""
 
     stated = 0.0
 
     def __init__(self, path: str) -> None:
-        self._capture = _open_capture(path)
+        self._capture, self._is_clip = _open_capture(path), Path(path).name == "clip.mp4"
 
     def get(self, key: int) -> float:
-        return self.stated if key == cv2.CAP_PROP_FRAME_COUNT else self._capture.get(key)
+        return self.stated if self._is_clip and key == cv2.CAP_PROP_FRAME_COUNT else self._capture.get(key)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._capture, name)
@@ -187,9 +187,9 @@ def test_an_impossible_opacity_is_refused_before_anything_is_written(tmp_path: P
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"cannot write .*label\.png: .*file is a file, not a folder"):
+    with pytest.raises(InputError, match=r"cannot save .*label\.png: .*file is a file, not a folder"):
         save_label(tmp_path / "file" / "label.png", np.zeros((2, 2), np.uint8), None)
-    with pytest.raises(InputError, match=r"cannot write .*o\.jpg: .*file is a file, not a folder"):
+    with pytest.raises(InputError, match=r"cannot save .*o\.jpg: .*file is a file, not a folder"):
         save_overlay(tmp_path / "file" / "in" / "o.jpg", two_halves(), np.zeros((24, 32), np.uint8), PALETTE, 0.5)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from segcore.data.base import Sample
 from segcore.errors import InputError
 from segcore.evaluation.evaluate import evaluate
 from segcore.evaluation.metrics import Scores
+from segcore.failures import explained
 from segcore.files import atomic_write
 from segcore.images.visualize import overlay
 from segcore.paper import Paper
@@ -51,7 +53,7 @@ class TrainResult:
     """What a training run ended with.
 
     Attributes:
-        scores: of the last validation; None where the run was interrupted.
+        scores: of the last validation; None where the run was interrupted, or finished before.
         iteration: optimizer steps done.
         exit_code: 0, or 128 + the signal that interrupted the run.
     """
@@ -71,17 +73,23 @@ class Loop:
         self.stop = StopSignal()
         self.watch = LossWatch(trainer)
         self.logger = create_logger(
-            work_dir, trainer.total, start=trainer.iteration, is_main=trainer.world.is_main, wandb=self.run.wandb
+            work_dir,
+            trainer.total,
+            is_main=trainer.world.is_main,
+            start=trainer.iteration,
+            is_validated=trainer.is_validated,
+            wandb=self.run.wandb,
         )
         self.scores: Scores | None = None
 
     def train(self) -> TrainResult:
         """Run from the trainer's iteration to the last one, or until asked to stop."""
         trainer = self.trainer
-        batches = trainer.batches()
-        with self.stop.listening(), self.logger:
-            if not trainer.is_validated or trainer.iteration == trainer.total:  # stopped in a validation, or after all
+        with closing(trainer.batches()) as batches, self.stop.listening(), self.logger:
+            if not trainer.is_validated:  # stopped in a validation
                 self._validate()
+            elif trainer.iteration == trainer.total:
+                self.logger.message(f"all {trainer.total} iterations were done before: nothing is left to do")
             while trainer.iteration < trainer.total:
                 number = self.stop.agreed(trainer.iteration, trainer.world)
                 if number:
@@ -160,11 +168,18 @@ class Loop:
         trainer.is_validated = is_validated
         if not trainer.world.is_main:
             return
+        is_there = self.work_dir.is_dir()
         with self.stop.saving():
-            save_state(state_path(self.work_dir, trainer.iteration), trainer.state())
-            prune_states(self.work_dir, self.run.keep, trainer.iteration)
             summary = self.scores.summary() if self.scores else {}
             save_weights(self.work_dir / "last.safetensors", trainer.weights(), trainer.meta(summary))
+            # the last word: what it says is done has been done, whenever the process is killed
+            save_state(state_path(self.work_dir, trainer.iteration), trainer.state())
+            prune_states(self.work_dir, self.run.keep, trainer.iteration)
+        if not is_there:
+            raise InputError(
+                f"the work directory {self.work_dir} was removed during the run; the state after iteration "
+                f"{trainer.iteration} and its weights were saved there anew, --resume goes on from it"
+            )
 
     def _interrupted(self, number: int) -> TrainResult:
         self._save()
@@ -191,31 +206,44 @@ def train(paper: Paper, name: str, recipe: Recipe, held: WorkDirectory | None = 
     _set_determinism(run.deterministic)
     directory = held or _enter(recipe, world)
     try:
-        work_dir = Path(run.work_dir)
-        saved = _state_to_resume(recipe, world)
-        trainer = Trainer(paper, name, recipe, world, is_resuming=saved is not None)
-        if saved:
-            trainer.load_state(saved.content, saved.path)
-            if run.resume_from:
-                _refuse_later_states(work_dir, trainer.iteration)
-        if directory:
-            # how to begin the run, not how this process goes on with it
-            start = replace(recipe, run=replace(run, resume=False, resume_from=""))
-            with atomic_write(work_dir / FILE_NAME) as file:
-                file.write(recipe_document(paper.name, name, start, run_versions()).encode())
-        loop = Loop(trainer, work_dir)
-        loop.logger.message(_first_line(trainer, saved.path if saved else None))
-        result = loop.train()
-        distributed.barrier()  # the others must not end, and their connections with them, while the first one writes
-        return result
-    except RuntimeError as error:
-        if world.size > 1 and "closed by peer" in str(error):  # gloo's word for a process that is gone
-            raise InputError("another process of this run stopped; its message says why") from error
-        raise
+        with explained(memory=_memory(recipe, world), kept="--resume goes on from the last state that was saved"):
+            return _run(paper, name, recipe, world, directory)
     finally:
         if directory and not held:
             directory.release()
         distributed.shutdown()
+
+
+def _run(
+    paper: Paper, name: str, recipe: Recipe, world: distributed.World, directory: WorkDirectory | None
+) -> TrainResult:
+    work_dir, run = Path(recipe.run.work_dir), recipe.run
+    saved = _state_to_resume(recipe, world)
+    trainer = Trainer(paper, name, recipe, world, is_resuming=saved is not None)
+    if saved:
+        trainer.load_state(saved.content, saved.path)
+        if run.resume_from:
+            _refuse_later_states(work_dir, trainer.iteration)
+    if directory:
+        # how to begin the run, not how this process goes on with it
+        start = replace(recipe, run=replace(run, resume=False, resume_from=""))
+        with atomic_write(work_dir / FILE_NAME) as file:
+            file.write(recipe_document(paper.name, name, start, run_versions()).encode())
+    loop = Loop(trainer, work_dir)
+    loop.logger.message(_first_line(trainer, saved.path if saved else None))
+    result = loop.train()
+    distributed.barrier()  # the others must not end, and their connections with them, while the first one writes
+    return result
+
+
+def _memory(recipe: Recipe, world: distributed.World) -> str:
+    """Return what decides how much memory a step needs."""
+    height, width = recipe.augment.crop
+    return (
+        f"with images of {width}x{height} pixels (width x height, --augment.crop), {recipe.data.batch} a step "
+        f"(--data.batch) on {world.size} processes in {recipe.optim.accumulate} parts (--optim.accumulate) and "
+        f"--run.amp {recipe.run.amp}; make --optim.accumulate larger, the others smaller, or set --run.amp bf16"
+    )
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
