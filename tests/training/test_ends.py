@@ -1,4 +1,4 @@
-"""How a run ends that is stopped, interrupted or fails, as a process: at once, in one sentence, with its state saved."""
+"""How a run ends that is stopped or fails, as a process: at once, in one sentence, with its state saved."""
 
 from __future__ import annotations
 

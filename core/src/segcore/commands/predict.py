@@ -119,7 +119,8 @@ class Plan:
     """What is predicted, and where the results go.
 
     An image gives the label map OUT/NAME.png (palette PNG of class numbers) and an overlay, SHOW/NAME.jpg or, without
-    --show-dir, OUT/NAME_overlay.jpg. NAME has no suffix, except of images that differ in it alone. A video gives the overlay video OUT/NAME_overlay.mp4.
+    --show-dir, OUT/NAME_overlay.jpg. NAME has no suffix, except of images that differ in it alone. A video gives the
+    overlay video OUT/NAME_overlay.mp4.
     """
 
     jobs: Sequence[_Job]
@@ -198,7 +199,7 @@ def run(predictor: Predictor, work: Plan, made_with: str = "") -> list[Path]:
     for job in track(work.jobs, "predicting", console=console, transient=True, disable=is_quiet):
         try:
             files = _predict_image(predictor, work, job, made_with)
-        except _Unusable as fault:
+        except _UnusableError as fault:
             faults.append(str(fault))
             continue
         written += files
@@ -206,7 +207,7 @@ def run(predictor: Predictor, work: Plan, made_with: str = "") -> list[Path]:
     for video in work.videos:
         try:
             written.append(_predict_video(predictor, work, video))
-        except _Unusable as fault:
+        except _UnusableError as fault:
             faults.append(str(fault))
     _report(work, written, kept)
     if faults:
@@ -216,7 +217,7 @@ def run(predictor: Predictor, work: Plan, made_with: str = "") -> list[Path]:
     return written
 
 
-class _Unusable(Exception):
+class _UnusableError(Exception):
     """The sentence about an input that cannot be predicted."""
 
 
@@ -225,7 +226,7 @@ def _unusable() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise _Unusable(str(error)) from error
+        raise _UnusableError(str(error)) from error
 
 
 def _predict_image(predictor: Predictor, work: Plan, job: _Job, made_with: str) -> list[Path]:
@@ -284,9 +285,7 @@ def _report(work: Plan, written: Sequence[Path], kept: int) -> None:
 def _told_apart(jobs: Sequence[_Job]) -> list[_Job]:
     """Return the jobs under names of their own: images that differ in their suffix alone, x.jpg and x.png, keep it."""
     counts = Counter(job.name for job in jobs)
-    return [
-        job._replace(name=f"{job.name}{job.source.suffix}") if counts[job.name] > 1 else job for job in jobs
-    ]
+    return [job._replace(name=f"{job.name}{job.source.suffix}") if counts[job.name] > 1 else job for job in jobs]
 
 
 def _sort_inputs(inputs: Sequence[str], outputs: Sequence[Path]) -> tuple[list[_Job], list[Path]]:

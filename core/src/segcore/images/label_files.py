@@ -15,7 +15,6 @@ from segcore.files import atomic_write
 from segcore.images.visualize import overlay
 from segcore.opencv import cv2
 
-
 _MADE_WITH = "segcore"  # keyword of the text in a PNG
 
 

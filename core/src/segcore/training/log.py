@@ -330,9 +330,7 @@ class RunLogger:
         _PACKAGE.info(text)
 
 
-def create_logger(
-    work_dir: str | Path, total: int, *, is_main: bool = True, **options: Any
-) -> RunLogger | NullLogger:
+def create_logger(work_dir: str | Path, total: int, *, is_main: bool = True, **options: Any) -> RunLogger | NullLogger:
     """Return the logger of this process, with the options of `RunLogger`."""
     return RunLogger(Path(work_dir), total, **options) if is_main else NullLogger()
 
@@ -345,7 +343,7 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         with writing(Path(self.baseFilename)):
-            raise  # noqa: PLE0704 - called while the error is handled
+            raise  # the error that is handled while this is called
 
     def close(self) -> None:
         with suppress(OSError):  # only what `handleError` has complained of is left

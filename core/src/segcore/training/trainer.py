@@ -31,7 +31,13 @@ from segcore.recipe.file import recipe_from_plain
 from segcore.recipe.plain import from_plain, to_plain
 from segcore.segmentor import Segmentor, StepInfo, Target
 from segcore.training.batches import BatchPlan, StepSampler, TrainSet, train_loader
-from segcore.training.optim import ExponentialAverage, build_optimizer, learning_rate, restore_optimizer, set_learning_rate
+from segcore.training.optim import (
+    ExponentialAverage,
+    build_optimizer,
+    learning_rate,
+    restore_optimizer,
+    set_learning_rate,
+)
 from segcore.training.seeds import OLD_SEED_RULE, SEED_RULE, SEED_RULES
 from segcore.weights.files import run_versions
 from segcore.weights.header import CheckpointMeta
