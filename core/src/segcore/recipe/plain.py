@@ -56,6 +56,8 @@ def from_plain(cls: type[T], data: Any, where: str = "recipe") -> T:
         raise InputError(f"{where}: {error}") from error
     except RecursionError as error:
         raise InputError(f"{where}: nested too deeply") from error
+    except UnicodeEncodeError as error:  # in a name, which the library meets first
+        raise InputError(f"{where}: {error.object!r} is no text: it holds half of a surrogate pair") from error
     return value
 
 

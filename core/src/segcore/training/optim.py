@@ -63,6 +63,9 @@ def build_optimizer(model: nn.Module, name_map: NameMap, optim: Optim) -> torch.
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
 
 
+_MOMENTS = {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.SGD: {"momentum_buffer"}}
+
+
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
     """Give an optimizer the moments of a saved one; the options of its groups stay those of the recipe.
 
@@ -83,6 +86,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]
     )
     taken = {i: moments[place] for i, place in enumerate(places) if place in moments}
     for i, values in taken.items():
+        check(values.keys() == _MOMENTS[type(optimizer)], f"its optimizer's parameter {i} lacks moments, or has others")
         for name, value in values.items():
             is_fitting = isinstance(value, Tensor) and (not value.ndim or value.shape == parameters[i].shape)
             check(is_fitting, f"the {name} of its optimizer's parameter {i} is not of the network's shape")
