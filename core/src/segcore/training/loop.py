@@ -29,7 +29,7 @@ from segcore.segmentor import Target
 from segcore.training.log import create_logger
 from segcore.training.nonfinite import LossWatch
 from segcore.training.optim import learning_rate
-from segcore.training.run_folder import WorkDirectory, continues
+from segcore.training.run_folder import WorkDirectory, continues, is_restarted
 from segcore.training.signals import StopSignal
 from segcore.training.trainer import Trainer
 from segcore.weights.files import run_versions, save_weights
@@ -204,10 +204,11 @@ def train(paper: Paper, name: str, recipe: Recipe, held: WorkDirectory | None = 
     run = recipe.run
     world = distributed.init(run.device)
     _set_determinism(run.deterministic)
+    restarted = is_restarted(run)
     directory = held or _enter(recipe, world)
     try:
         with explained(memory=_memory(recipe, world), kept="--resume goes on from the last state that was saved"):
-            return _run(paper, name, recipe, world, directory)
+            return _run(paper, name, recipe, world, directory, restarted)
     finally:
         if directory and not held:
             directory.release()
@@ -215,18 +216,24 @@ def train(paper: Paper, name: str, recipe: Recipe, held: WorkDirectory | None = 
 
 
 def _run(
-    paper: Paper, name: str, recipe: Recipe, world: distributed.World, directory: WorkDirectory | None
+    paper: Paper,
+    name: str,
+    recipe: Recipe,
+    world: distributed.World,
+    directory: WorkDirectory | None,
+    restarted: bool,
 ) -> TrainResult:
     work_dir, run = Path(recipe.run.work_dir), recipe.run
-    saved = _state_to_resume(recipe, world)
+    saved = _state_to_resume(recipe, world, restarted)
     trainer = Trainer(paper, name, recipe, world, is_resuming=saved is not None)
     if saved:
         trainer.load_state(saved.content, saved.path)
-        if run.resume_from:
+        if run.resume_from and not restarted:
             _refuse_later_states(work_dir, trainer.iteration)
     if directory:
         # how to begin the run, not how this process goes on with it
         start = replace(recipe, run=replace(run, resume=False, resume_from=""))
+        directory.note_launch()
         with atomic_write(work_dir / FILE_NAME) as file:
             file.write(recipe_document(paper.name, name, start, run_versions()).encode())
     loop = Loop(trainer, work_dir)
@@ -277,21 +284,22 @@ def _enter(recipe: Recipe, world: distributed.World) -> WorkDirectory | None:
     return directory
 
 
-def _state_to_resume(recipe: Recipe, world: distributed.World) -> SavedState | None:
+def _state_to_resume(recipe: Recipe, world: distributed.World, restarted: bool) -> SavedState | None:
     """Return the state that the run goes on from; every process takes the one that the first process found whole.
+
+    Args:
+        restarted: on the first process, whether torchrun started it again: what the run saved since counts most.
 
     Raises:
         InputError: if it is damaged, or no state of the work directory is whole.
     """
     run = recipe.run
-    if run.resume_from:
-        return SavedState(Path(run.resume_from), load_state(run.resume_from))
-    if not run.resume:
-        return None
     found, problem = None, ""
     if world.is_main:
         try:
-            found = latest_state(run.work_dir)
+            found = latest_state(run.work_dir) if run.resume or restarted else None
+            if run.resume_from and found is None:
+                found = SavedState(Path(run.resume_from), load_state(run.resume_from))
         except InputError as error:
             problem = str(error)
     path, problem = distributed.broadcast_object((found.path if found else None, problem))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from segcore.errors import InputError
+from segcore.files import atomic_write
 from segcore.recipe import Run
+
+_LAUNCH = ".launch"
+"""File of a work directory: the launch of torchrun that its run began with."""
 
 
 def holds_run(path: Path) -> bool:
@@ -20,7 +26,29 @@ def holds_run(path: Path) -> bool:
 def continues(run: Run) -> bool:
     """Return whether a run goes on with an earlier one in its work directory."""
     from_own = bool(run.resume_from) and Path(run.resume_from).resolve().parent == Path(run.work_dir).resolve()
-    return run.resume or from_own
+    return run.resume or from_own or is_restarted(run)
+
+
+def is_restarted(run: Run) -> bool:
+    """Return whether the launch of torchrun that the run in the folder began with has started this process again.
+
+    It does so on its own when a process or a machine fails. A command that a person gives once more is another launch:
+    whether it goes on is for --resume to say. --rdzv-id names a launch; without it, the process of torchrun does, and
+    only what it says to have restarted counts.
+    """
+    named = os.environ.get("TORCHELASTIC_RUN_ID", "none") != "none"
+    if not named and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return False
+    try:
+        return Path(run.work_dir, _LAUNCH).read_text("utf-8") == _launch()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _launch() -> str:
+    """Return what names the launch of torchrun that this process belongs to; empty without torchrun."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return f"process {os.getppid()} of {platform.node()}" if name == "none" else name
 
 
 def refuse_run(path: Path, option: str = "--work-dir") -> None:
@@ -63,6 +91,16 @@ class WorkDirectory:
             except InputError:
                 self.release()
                 raise
+
+    def note_launch(self) -> None:
+        """Note which launch of torchrun the run belongs to, for `is_restarted`.
+
+        Raises:
+            InputError: if it cannot be written.
+        """
+        if _launch():
+            with atomic_write(self.path / _LAUNCH) as file:
+                file.write(_launch().encode())
 
     def release(self) -> None:
         """Let another run use the folder."""
