@@ -23,7 +23,8 @@ GROUND = ("errors", "lazy", "opencv", "console", "files", "failures", "distribut
 ORDER = (
     *GROUND,
     *("pages", "recipe", "weights", "hub", "layers", "backbones", "data", "images", "losses", "segmentor", "paper"),
-    *("build", "evaluation", "predictor", "training", "models", "report", "commands"),
+    "baselines",
+    *("build", "evaluation", "predictor", "training", "models", "report", "compare", "commands"),
 )
 """Core's rooms (folders, and the modules that users import) from the bottom up: each may import those before it."""
 

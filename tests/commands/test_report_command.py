@@ -27,8 +27,9 @@ from segcore.recipe.file import recipe_document
 from segcore.recipe.plain import to_plain
 from segcore.report.gallery import write_gallery
 from segcore.report.run_page import run_page
-from segcore.report.run_report import Picture, RunReport, collect, read_gallery, read_log
+from segcore.report.run_report import Picture, RunReport, collect, read_gallery
 from segcore.training.loop import train
+from segcore.training.run_folder import read_log
 from segcore.weights.files import read_checkpoint, save_weights
 from segcore.weights.header import CheckpointMeta
 from tests.data.test_folder import make_split_folder

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from segcore.build import build_from_checkpoint, fine_tune_from, model_for_checkpoint
+from segcore.build import build_from_checkpoint, fine_tune_from, for_inference, model_for_checkpoint
 from segcore.data.labels import IGNORE
 from segcore.evaluation.inference import whole
 from segcore.paper import Paper
@@ -71,6 +72,20 @@ def test_any_image_size_gives_logits_for_every_pixel(paper: Paper, tmp_path: Pat
         logits = whole(model, _image(*size))
     assert logits.shape == (1, CLASSES, *size)
     assert torch.isfinite(logits).all()
+
+
+def test_the_form_that_is_tested_is_the_network_without_its_norms(paper: Paper, tmp_path: Path) -> None:
+    model = _build(paper, tmp_path)
+    run = small_recipe(paper, tmp_path).run
+    folded = for_inference(model, run)
+    assert not any(isinstance(module, _BatchNorm) for module in folded.modules())
+    assert for_inference(model, replace(run, exact=True)) is model
+    with torch.inference_mode():
+        expected, logits = model(_image(65, 96)), folded(_image(65, 96))
+        assert (logits - expected).abs().max() <= 1e-4 * expected.std()
+        folded = for_inference(model.train(), run)  # as validation does, which must leave training alone
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.head.parameters())
 
 
 def test_a_square_and_a_portrait_image_train(paper: Paper, tmp_path: Path) -> None:

@@ -8,14 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from segcore.report.run_report import read_log
+from segcore.training.run_folder import read_log
 from segcore.weights.states import load_state, state_path
 
 STEPS, KILLS, SEED = 660, 10, 18
@@ -82,16 +81,11 @@ class Cluster:
         return lines[-1]["iteration"] if lines else 0
 
     def close(self) -> None:
-        for agent in self.agents:
-            if agent.poll() is None:
-                os.killpg(agent.pid, signal.SIGKILL)
+        for number, agent in enumerate(self.agents):
+            self.kill("machine", number)
+            agent.kill()
             agent.wait()
         self.said.close()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path
 
 
 def finish(cluster: Cluster, kills: list[tuple[int, str, int]]) -> list[str]:

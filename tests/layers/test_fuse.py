@@ -84,3 +84,27 @@ def test_efficientformer_loses_all_its_norms_and_keeps_its_maps() -> None:
     with torch.no_grad():
         for level, expected in zip(folded(image), backbone(image), strict=True):
             torch.testing.assert_close(level, expected, rtol=1e-3, atol=1e-4 * float(expected.std()))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "resnest14d", "resnet26d", "hrnet_w18_small", "tf_efficientnet_lite0"]
+)
+def test_timms_residual_networks_lose_all_their_norms_and_keep_their_maps(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = _randomize(create_backbone(name, pretrained=False))
+    before = {key: tensor.clone() for key, tensor in backbone.state_dict().items()}
+    folded = fuse_norms(backbone)
+    assert not any(isinstance(m, _BatchNorm) for m in folded.modules())
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for level, expected in zip(folded(image), backbone(image), strict=True):
+            torch.testing.assert_close(level, expected, rtol=1e-3, atol=1e-4 * float(expected.std()))
+    assert all(torch.equal(before[key], tensor) for key, tensor in backbone.state_dict().items())
+
+
+def test_a_folded_copy_shares_what_folding_leaves() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
+    folded = fuse_norms(model)
+    assert folded[2].weight is model[2].weight
+    assert folded[0].weight is not model[0].weight
+    assert model.training

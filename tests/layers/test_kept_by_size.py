@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from segcore.layers.kept_by_size import kept_by_size
+from segcore.layers.kept_by_size import KEPT_BYTES, KeptBySize, kept_by_size
 
 
 def test_a_result_is_computed_once_for_each_size() -> None:
@@ -41,3 +41,45 @@ def test_nothing_is_kept_or_taken_while_a_graph_is_traced(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert compute(1) is not compute(1)
     assert calls == [1, 1, 1]
+
+
+class Ramp(KeptBySize):
+    """Counts how often it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.computed = 0
+
+    @property
+    def source(self) -> Tensor:
+        return self.scale
+
+    def compute(self, height: int, width: int) -> Tensor:
+        self.computed += 1
+        return self.scale * torch.ones(height, width)
+
+
+@torch.no_grad()
+def test_the_sizes_of_a_test_take_turns_without_being_computed_again() -> None:
+    ramp = Ramp().eval()
+    for _ in range(3):
+        for size in ((2, 3), (3, 2), (4, 4)):
+            assert ramp(*size).shape == size
+    assert ramp.computed == 3
+    ramp.scale.add_(1)
+    assert ramp(2, 3).unique().tolist() == [2]
+    assert ramp(3, 2).unique().tolist() == [2]
+
+
+@torch.no_grad()
+def test_what_is_kept_has_a_limit() -> None:
+    ramp = Ramp().eval()
+    rows = KEPT_BYTES // 4 // 1024
+    ramp(8, 8)
+    ramp(rows - 1, 1024)
+    assert len(ramp._kept) == 2
+    ramp(16, 64)
+    assert list(ramp._kept) == [(rows - 1, 1024), (16, 64)]  # the oldest went first
+    ramp(2 * rows, 1024)
+    assert list(ramp._kept) == [(2 * rows, 1024)]  # one alone may be larger

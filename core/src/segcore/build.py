@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from segcore.errors import InputError
+from segcore.layers.fuse import fuse_norms
 from segcore.layers.precision import memory_format
 from segcore.paper import Paper, load_paper
 from segcore.recipe import Model, Recipe, Run
@@ -40,6 +41,14 @@ def build_model(paper: Paper, recipe: Recipe, num_classes: int) -> Segmentor:
 def placed(model: Segmentor, run: Run, device: torch.device) -> Segmentor:
     """Return the network on a device, in the run's memory format."""
     return model.to(device).to(memory_format=memory_format(run.channels_last))
+
+
+def for_inference(model: Segmentor, run: Run) -> Segmentor:
+    """Return what tests, predicts and validates: the network with its norms folded, or itself with --run.exact.
+
+    The copy shares tensors with `model`, see `fuse_norms`.
+    """
+    return model if run.exact else fuse_norms(model)
 
 
 def fine_tune_from(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -113,6 +114,21 @@ def list_models(pattern: str = "*") -> list[str]:
     """
     names = (f"{paper.name}-{recipe}" for paper in installed_papers().values() for recipe in paper.recipes)
     return [name for name in names if fnmatchcase(name, pattern)]
+
+
+def find_model(name: str) -> tuple[Paper, str]:
+    """Return the paper and the recipe that a name of `list_models` means; a paper alone is its first recipe.
+
+    Raises:
+        InputError: if there is none, with close names.
+    """
+    papers = installed_papers()
+    paper, _, recipe = name.partition("-")
+    if paper in papers and (not recipe or recipe in papers[paper].recipes):
+        return papers[paper], recipe or next(iter(papers[paper].recipes))
+    close = get_close_matches(name, [*papers, *list_models()], n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else "segcore.list_models() gives the names"
+    raise InputError(f"there is no model {name!r} among the installed papers ({', '.join(papers) or 'none'}); {hint}")
 
 
 def load_paper(name: str) -> Paper:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segcore import distributed
-from segcore.build import build_from_checkpoint, load_for_recipe, placed
+from segcore.build import build_from_checkpoint, for_inference, load_for_recipe, placed
 from segcore.data.base import ClassTable, load_classes
 from segcore.data.read import read_image
 from segcore.errors import InputError
@@ -50,6 +50,7 @@ class Predictor:
         protocol: scales, windows, mirroring.
         amp: precision of the network.
         max_pixels: image files of more are refused before they are decoded.
+        network: what runs; `from_checkpoint` gives `model` with its norms folded, None is `model` itself.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class Predictor:
     device: torch.device
     amp: AMP = "off"
     max_pixels: int = MAX_PIXELS
+    network: nn.Module | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.protocol.check_classes(len(self.classes.names))
@@ -107,8 +109,9 @@ class Predictor:
             loaded = read_checkpoint(path, unsafe=unsafe)
             classes = _classes_of(loaded, recipe)
             model = load_for_recipe(paper, recipe, len(classes.names), loaded).model
-        model = placed(model, recipe.run, place).eval()
-        return cls(model, classes, recipe.evaluate, place, recipe.run.amp, recipe.data.max_pixels)
+        run, model = recipe.run, placed(model, recipe.run, place).eval()
+        network = for_inference(model, run)
+        return cls(model, classes, recipe.evaluate, place, run.amp, recipe.data.max_pixels, network)
 
     def __call__(self, image: ImageInput, *, with_probabilities: bool = False) -> Prediction:
         """Predict one image of any size.
@@ -122,10 +125,11 @@ class Predictor:
         """
         pixels = to_pixels(image, self.max_pixels)
         size, parts = (pixels.shape[0], pixels.shape[1]), views(pixels, self.protocol)
+        network = self.network or self.model
         with mixed_precision(self.device, self.amp):
             if not with_probabilities:
-                return Prediction(predict_labels(self.model, parts, self.protocol, size).cpu().numpy())
-            values = mean_over_views(self.model, parts, self.protocol, size)
+                return Prediction(predict_labels(network, parts, self.protocol, size).cpu().numpy())
+            values = mean_over_views(network, parts, self.protocol, size)
         if self.protocol.family == "S" and not self.protocol.probabilities:
             values = values.softmax(dim=0)  # mean logits: the order of the classes stays
         kind = np.uint8 if len(values) <= 255 else np.int16

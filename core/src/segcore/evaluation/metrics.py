@@ -191,7 +191,7 @@ class ConfusionMatrix:
         if prediction.shape != label.shape:
             raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in size")
         side = self.num_classes + 1
-        cell = _inside(label, self.num_classes).mul_(side).add_(_inside(prediction, self.num_classes))
+        cell = inside(label, self.num_classes).mul_(side).add_(inside(prediction, self.num_classes))
         # Ignored pixels go to one more cell, so that no mask has to be counted on the CPU.
         cell.masked_fill_(label == IGNORE, side * side)
         counts = torch.bincount(cell.flatten(), minlength=side * side + 1)
@@ -203,7 +203,7 @@ class ConfusionMatrix:
         return Scores(self.names, counts[:-1] if self.outside == "ignored" else counts)
 
 
-def _inside(values: Tensor, num_classes: int) -> Tensor:
+def inside(values: Tensor, num_classes: int) -> Tensor:
     """Return class numbers as int32, `num_classes` for everything that is no class."""
     result = values.to(torch.int32)
     if values.dtype != torch.uint8:

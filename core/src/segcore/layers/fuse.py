@@ -1,19 +1,25 @@
 """Folding of batch norms into the convolutions beside them: the same function, fewer steps, for inference only.
 
-Found by structure: timm's conv+norm blocks and ours, and convolutions followed by a norm in a `Sequential`. A module
-with norms elsewhere says so itself by a method `fold_norms()`, which folds its own and leaves `nn.Identity` behind.
+Found by structure: timm's conv+norm blocks and ours, and modules whose parts run in the order of their registration: a
+`Sequential` and timm's blocks of residual networks. A module with norms elsewhere says so itself by a method
+`fold_norms()`, which folds its own and leaves `nn.Identity` behind.
 """
 
 from __future__ import annotations
 
 import copy
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
 from timm.layers import conv_bn_act
+from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
+from timm.layers.split_attn import SplitAttn
+from timm.models import FeatureListNet, efficientnet, hrnet, resnet
+from timm.models._efficientnet_blocks import ConvBnAct, DepthwiseSeparableConv, EdgeResidual, InvertedResidual
 from timm.models.efficientformer_v2 import ConvNorm
+from timm.models.resnest import ResNestBottleneck
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -21,6 +27,21 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from segcore.layers.conv import ConvNormAct
 
 _BLOCKS = (ConvNormAct, conv_bn_act.ConvNormAct, ConvNorm)
+_IN_ORDER = (
+    nn.Sequential,
+    FeatureListNet,
+    hrnet.HighResolutionNetFeatures,
+    resnet.ResNet,
+    resnet.BasicBlock,
+    resnet.Bottleneck,
+    ResNestBottleneck,
+    SplitAttn,
+    efficientnet.EfficientNetFeatures,
+    ConvBnAct,
+    DepthwiseSeparableConv,
+    InvertedResidual,
+    EdgeResidual,
+)
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
@@ -33,6 +54,10 @@ def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
         scale = scale * norm.weight
     shift = -norm.running_mean * scale
     return scale, shift + norm.bias if norm.affine else shift
+
+
+def _is_convolution(layer: object) -> TypeGuard[nn.Conv2d]:
+    return type(layer) in (nn.Conv2d, Conv2dSame)  # others may change their weights as they run
 
 
 def _can_fold(norm: nn.Module) -> bool:
@@ -80,26 +105,31 @@ def fold_into_next(norm: nn.Module, conv: nn.Conv2d) -> nn.Module:
 
 
 def fuse_norms(model: _Network) -> _Network:
-    """Return a copy of `model` in evaluation mode, with its batch norms folded into convolutions where they touch."""
-    model = copy.deepcopy(model).eval()
+    """Return a copy of `model` in evaluation mode, with its batch norms folded into convolutions where they touch.
+
+    Tensors that folding leaves as they are belong to both networks: the copy costs the folded convolutions alone. It is
+    out of date once `model` trains on.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    model = copy.deepcopy(model, shared).eval()
     for module in model.modules():
         if isinstance(module, _BLOCKS):
             _fold_block(module)
-        elif isinstance(module, nn.Sequential):
-            _fold_sequence(module)
+        elif isinstance(module, _IN_ORDER):
+            _fold_in_order(module)
         elif hasattr(module, "fold_norms"):
             module.fold_norms()  # pyright: ignore[reportCallIssue]
-    return model.requires_grad_(False)
+    return model
 
 
 def _fold_block(block: nn.Module) -> None:
     conv, norm = block.conv, getattr(block, "bn", None)
-    if type(conv) is nn.Conv2d and isinstance(norm, nn.Module):
+    if _is_convolution(conv) and isinstance(norm, nn.Module):
         block.bn = fold_into_previous(conv, norm)
 
 
-def _fold_sequence(sequence: nn.Sequential) -> None:
-    layers = list(sequence)
-    for i, (layer, following) in enumerate(pairwise(layers)):
-        if type(layer) is nn.Conv2d:
-            sequence[i + 1] = fold_into_previous(layer, following)
+def _fold_in_order(module: nn.Module) -> None:
+    for (_, layer), (name, following) in pairwise(list(module.named_children())):
+        last = layer[-1] if isinstance(layer, nn.Sequential) and len(layer) else layer  # a stem of several convolutions
+        if _is_convolution(last):
+            setattr(module, name, fold_into_previous(last, following))

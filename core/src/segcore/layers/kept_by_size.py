@@ -10,6 +10,8 @@ from typing import Any, ParamSpec, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+KEPT_BYTES = 32 << 20
+"""What one module keeps beside the value in use."""
 _MOST = 64  # results of one function: the maps of a network at every scale of a test
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -36,13 +38,14 @@ def kept_by_size(compute: Callable[_Arguments, _Result]) -> Callable[_Arguments,
 class KeptBySize(nn.Module):
     """A module whose value for a map's size depends on one parameter alone.
 
-    In evaluation without gradients the last value is kept until the size or the parameter changes, or moves to another
-    device or precision. What is kept stays out of copies and pickles.
+    In evaluation without gradients the values of the last sizes are kept, as the scales of a test take turns, until the
+    parameter changes, or moves to another device or precision. What is kept stays out of copies and pickles.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: tuple[tuple[Any, ...], Tensor] | None = None
+        self._of: tuple[Any, ...] = ()  # the state of the parameter that the kept values follow from
+        self._kept: dict[tuple[int, int], Tensor] = {}  # the least recently used first
 
     @property
     @abstractmethod
@@ -59,17 +62,20 @@ class KeptBySize(nn.Module):
         is_differentiated = torch.is_grad_enabled() and source.requires_grad
         if self.training or is_differentiated or torch.compiler.is_compiling() or source.is_inference():
             return self.compute(height, width)
-        place = (source._version, source.data_ptr(), source.device, source.dtype)
-        key = (height, width, *place, torch.is_inference_mode_enabled())
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, self.compute(height, width))
-        return self._kept[1]
+        of = (source._version, source.data_ptr(), source.device, source.dtype, torch.is_inference_mode_enabled())
+        if self._of != of:
+            self._of, self._kept = of, {}
+        value = self._kept.pop((height, width), None)
+        self._kept[height, width] = value = self.compute(height, width) if value is None else value
+        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > KEPT_BYTES:
+            del self._kept[next(iter(self._kept))]
+        return value
 
     def train(self, mode: bool = True) -> Self:
         """Switch the mode and forget what was kept."""
-        self._kept = None
+        self._kept = {}
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what was kept out of copies and pickles."""
-        return {**self.__dict__, "_kept": None}
+        return {**self.__dict__, "_kept": {}}

@@ -12,8 +12,10 @@ Plain data, without torch; what one paper alone changes (batch, schedule, loss) 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Self
 
+from segcore.errors import InputError
 from segcore.recipe import Augment, Data, Evaluate, Loss, Model, Optim, Published, Recipe, Run, Schedule
 
 LIP_PAIRS = ((14, 15), (16, 17), (18, 19))
@@ -192,3 +194,31 @@ CAMVID = SmallFragment(
     log_interval=50,
     note="11 classes, from scratch",
 )
+
+FOLDER = Fragment(
+    data=Data(dataset="folder", test_split="test"),
+    augment=Augment(scale=(2048, 512), ratio=(0.5, 2.0), crop=(512, 512)),
+    evaluate=Evaluate(scale=(2048, 512)),
+)
+"""Data of one's own, by the field's usual settings; tested on the validation images where there are no others."""
+
+_BY_DATASET = {
+    part.data.dataset: part
+    for part in (
+        *(TOY, CAMVID, FOLDER, ADE20K_512, CITYSCAPES, BDD100K, PASCAL_CONTEXT_59, PASCAL_CONTEXT_60),
+        *(COCO_STUFF_10K, COCO_STUFF_10K_182, COCO_STUFF_164K, LIP),
+    )
+}
+
+
+def fragment_of(dataset: str) -> Fragment:
+    """Return the settings that heads are compared with on a data set.
+
+    Raises:
+        InputError: if there is no such data set.
+    """
+    if dataset not in _BY_DATASET:
+        close = get_close_matches(dataset, _BY_DATASET, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(_BY_DATASET)}"
+        raise InputError(f"there is no data set {dataset!r}; {hint}")
+    return _BY_DATASET[dataset]

@@ -7,7 +7,7 @@ that listing and `--help` need no torch. The docstring under a field is its help
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import tyro
 
@@ -58,6 +58,15 @@ class Model:
 
     def __post_init__(self) -> None:
         check_ranges(self, "model")
+
+    def suited_to(self, crop: tuple[int, int], lr: float) -> Self:
+        """Return the same network for another training: what follows from its crop or learning rate is set anew.
+
+        Args:
+            crop: height and width of the training crop, pixels.
+            lr: base learning rate.
+        """
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,6 +336,8 @@ class Run:
     """Run the training step through torch.compile."""
     channels_last: bool = True
     """Memory format of images and weights."""
+    exact: bool = False
+    """Test, predict and validate without folding norms into convolutions; labels differ, if at all, at ties."""
     sync_norm: bool = True
     """On several processes, synchronize the norms that the model asks for."""
     log_interval: Annotated[int, AT_LEAST_1] = 50

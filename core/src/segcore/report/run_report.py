@@ -16,7 +16,6 @@ import numpy as np
 from segcore.data import choose_test_split
 from segcore.errors import InputError
 from segcore.evaluation.score_files import ScoredImages, ScoreFile, file_hash, read_scores
-from segcore.files import reading
 from segcore.opencv import cv2
 from segcore.pages.charts import Series
 from segcore.pages.page import Section
@@ -24,6 +23,7 @@ from segcore.paper import Paper
 from segcore.recipe import Data, Evaluate, Published, Run
 from segcore.recipe.file import FILE_NAME, RecipeFile, read_recipe_file
 from segcore.recipe.plain import from_plain
+from segcore.training.run_folder import read_log, training_seconds
 from segcore.weights.files import read_checkpoint
 from segcore.weights.header import CheckpointMeta, find_weights
 
@@ -32,8 +32,6 @@ GALLERY = "gallery"
 Part = TypeVar("Part", Data, Evaluate, Published, Run)
 log = logging.getLogger(__name__)
 _YEAR_9999 = 250_000_000_000  # seconds, where the calendar of Python ends
-_MANY = 1e18
-"""More than any count, time or loss in a log."""
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # tensors of a file that are not parameters
 
 
@@ -131,7 +129,7 @@ def collect(work_dir: str | Path, papers: Mapping[str, Paper], *, data_root: str
         iterations=max((line["iteration"] for line in lines), default=meta.iteration),
         num_images=single.images if single else 0,
         parameters=sum(t.numel() for name, t in loaded.tensors.items() if not name.endswith(_STATISTICS)),
-        seconds=_training_seconds(lines, data.batch),
+        seconds=training_seconds(lines, data.batch),
         losses=(Series("loss", _points(lines, "train", "loss")),),
         mious=(Series("mIoU", _points(lines, "val", "mIoU")),),
         rates=(Series("learning rate", _points(lines, "train", "lr")),),
@@ -151,63 +149,9 @@ def _part(document: RecipeFile, cls: type[Part], folder: Path) -> Part:
     return from_plain(cls, document.recipe.get(name), f"{folder / FILE_NAME}: {name}")
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log.jsonl by iteration; of a line logged twice (a resumed run) the later one counts.
-
-    A last line that was cut by a killed process is left out.
-
-    Raises:
-        InputError: if there is no such file, or a line before the last is none of a log.
-    """
-    if not path.exists():
-        raise InputError(f"there is no {path}; a report needs the log of a training run")
-    with reading(path):
-        texts = [text for text in path.read_bytes().split(b"\n") if text.strip()]
-    entries: dict[tuple[str, int], dict[str, Any]] = {}
-    for number, text in enumerate(texts, start=1):
-        try:
-            line = _log_entry(text)
-        except (ValueError, RecursionError) as error:
-            if number == len(texts):
-                break
-            raise InputError(f"{path}, line {number} is no line of a log ({error}); remove the line") from error
-        entries[line["mode"], line["iteration"]] = line
-    return sorted(entries.values(), key=lambda line: line["iteration"])
-
-
-def _log_entry(text: bytes) -> dict[str, Any]:
-    """Return a line of log.jsonl: its mode, its iteration, and numbers.
-
-    Raises:
-        ValueError, RecursionError: for anything else.
-    """
-    line = json.loads(text)
-    if not isinstance(line, dict) or line.get("mode") not in ("train", "val"):
-        raise ValueError("it has no mode train or val")
-    iteration = line.get("iteration")
-    if type(iteration) is not int or not 0 <= iteration < _MANY:
-        raise ValueError("its iteration is no number of steps")
-    values = {name: value for name, value in line.items() if name not in ("mode", "iteration")}
-    wrong = [name for name, value in values.items() if value is not None and type(value) not in (int, float)]
-    if wrong or any(value is not None and not abs(value) < _MANY for value in values.values()):
-        raise ValueError(f"its {wrong[0]} is no number" if wrong else "a number of it is beyond all reason")
-    return line
-
-
 def _points(lines: Sequence[Mapping[str, Any]], mode: str, name: str) -> tuple[tuple[float, float], ...]:
     values = [(line["iteration"], line.get(name)) for line in lines if line["mode"] == mode]
     return tuple((float(i), float(v)) for i, v in values if v is not None and math.isfinite(v))
-
-
-def _training_seconds(lines: Sequence[Mapping[str, Any]], batch: int) -> float:
-    """Sum of the logged intervals; pauses between a run's parts and validations do not count."""
-    seconds, before = 0.0, 0
-    for line in lines:
-        rate = line.get("images_per_second") or 0
-        if line["mode"] == "train" and rate > 1e-6:
-            seconds += (line["iteration"] - before) * batch / rate
-            before = line["iteration"]
-    return seconds
 
 
 def _date(lines: Sequence[Mapping[str, Any]]) -> str:

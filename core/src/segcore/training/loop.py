@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from segcore import distributed
+from segcore.build import for_inference
 from segcore.data.base import Sample
 from segcore.errors import InputError
 from segcore.evaluation.evaluate import evaluate
@@ -140,7 +141,7 @@ class Loop:
 
         with trainer.evaluation_weights() as model:
             self.scores = evaluate(
-                model,
+                for_inference(model, recipe.run),
                 trainer.val_data,
                 recipe.evaluate,
                 device=trainer.world.device,

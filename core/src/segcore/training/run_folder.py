@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from segcore.errors import InputError
-from segcore.files import atomic_write
+from segcore.files import atomic_write, reading
 from segcore.recipe import Run
 
+_MANY = 1e18
+"""More than any count, time or loss in a log."""
 _LAUNCH = ".launch"
 """File of a work directory: the launch of torchrun that its run began with."""
 
@@ -57,6 +62,60 @@ def refuse_run(path: Path, option: str = "--work-dir") -> None:
         raise InputError(
             f"the work directory {path} already holds a run; --resume goes on with it, {option} starts another"
         )
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log.jsonl by iteration; of a line logged twice (a resumed run) the later one counts.
+
+    A last line that was cut by a killed process is left out.
+
+    Raises:
+        InputError: if there is no such file, or a line before the last is none of a log.
+    """
+    if not path.exists():
+        raise InputError(f"there is no {path}; a report needs the log of a training run")
+    with reading(path):
+        texts = [text for text in path.read_bytes().split(b"\n") if text.strip()]
+    entries: dict[tuple[str, int], dict[str, Any]] = {}
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = _log_entry(text)
+        except (ValueError, RecursionError) as error:
+            if number == len(texts):
+                break
+            raise InputError(f"{path}, line {number} is no line of a log ({error}); remove the line") from error
+        entries[line["mode"], line["iteration"]] = line
+    return sorted(entries.values(), key=lambda line: line["iteration"])
+
+
+def _log_entry(text: bytes) -> dict[str, Any]:
+    """Return a line of log.jsonl: its mode, its iteration, and numbers.
+
+    Raises:
+        ValueError, RecursionError: for anything else.
+    """
+    line = json.loads(text)
+    if not isinstance(line, dict) or line.get("mode") not in ("train", "val"):
+        raise ValueError("it has no mode train or val")
+    iteration = line.get("iteration")
+    if type(iteration) is not int or not 0 <= iteration < _MANY:
+        raise ValueError("its iteration is no number of steps")
+    values = {name: value for name, value in line.items() if name not in ("mode", "iteration")}
+    wrong = [name for name, value in values.items() if value is not None and type(value) not in (int, float)]
+    if wrong or any(value is not None and not abs(value) < _MANY for value in values.values()):
+        raise ValueError(f"its {wrong[0]} is no number" if wrong else "a number of it is beyond all reason")
+    return line
+
+
+def training_seconds(lines: Sequence[Mapping[str, Any]], batch: int) -> float:
+    """Return the sum of the logged intervals; pauses between a run's parts and validations do not count."""
+    seconds, before = 0.0, 0
+    for line in lines:
+        rate = line.get("images_per_second") or 0
+        if line["mode"] == "train" and rate > 1e-6:
+            seconds += (line["iteration"] - before) * batch / rate
+            before = line["iteration"]
+    return seconds
 
 
 class WorkDirectory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.number = 0
+        self._parent = os.getppid()
         self._since = 0.0
         self._is_saving = False
 
@@ -67,5 +69,7 @@ class StopSignal:
             return self.number
         if world.device.type != "cpu" and iteration % STOP_CHECK:
             return 0
+        if os.getppid() != self._parent:  # torchrun was killed: nobody would start the others again, or end this one
+            self.number = self.number or signal.SIGTERM
         flag = torch.tensor(self.number, device=world.device)
         return int(distributed.all_reduce_max(flag).item())

@@ -7,7 +7,7 @@ ecfd-train toy                                             generated scenes, in 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from segcore.errors import check
 from segcore.paper import paper_of_package
@@ -74,6 +74,10 @@ class ECFDModel(Model):
             not self.context_to_levels or self.head in TWO_STREAMS,
             f"--model.context-to-levels needs --model.head {' or '.join(TWO_STREAMS)}, got {self.head}",
         )
+
+    def suited_to(self, crop: tuple[int, int], lr: float) -> Self:
+        """Return the same network with the position grid of another training crop."""
+        return replace(self, position_grid=(-(-crop[0] // 4), -(-crop[1] // 4)))
 
 
 TINY = ECFDModel(backbone="resnet50c")

@@ -7,7 +7,7 @@ memorynet-train toy                                             generated scenes
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from segcore.errors import check
 from segcore.paper import Later, paper_of_package
@@ -113,6 +113,10 @@ class MemoryNetModel(MemorySettings, Model):
             self.levels == "concatenated" or not self.reduction,
             f"--model.reduction halves concatenated maps; it needs --model.levels concatenated, got {self.levels}",
         )
+
+    def suited_to(self, crop: tuple[int, int], lr: float) -> Self:
+        """Return the same network, whose momentum follows another learning rate where it follows one."""
+        return replace(self, momentum_lr=lr) if self.momentum_lr > 0 else self
 
 
 R50 = MemoryNetModel(backbone="resnet50c", output_stride=8)

@@ -6,8 +6,9 @@ unept-train toy                                            generated scenes, in 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from segcore.errors import check
 from segcore.paper import Later, paper_of_package
@@ -60,6 +61,11 @@ class UNEPTModel(Model):
             self.width % 4 == 0 and self.width % self.heads == 0,
             f"--model.width must be a multiple of 4 and of --model.heads {self.heads}, got {self.width}",
         )
+
+    def suited_to(self, crop: tuple[int, int], lr: float) -> Self:
+        """Return the same network with as many queries as a crop has places, stretched to any size."""
+        side = max(round(math.sqrt(crop[0] * crop[1]) / STRIDE), 1) * STRIDE
+        return replace(self, window=side, resize_queries=True)
 
 
 UNEPT_R50 = UNEPTModel(backbone="resnet50c")
