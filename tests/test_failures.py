@@ -66,7 +66,7 @@ def test_the_end_of_memory_in_training_names_what_needs_less(
     assert said(capsys) == (
         f"tiny-train: {memory} with images of 32x32 pixels (width x height, --augment.crop), 2 a step (--data.batch) "
         "on 1 processes in 1 parts (--optim.accumulate) and --run.amp off; make --optim.accumulate larger, the others "
-        "smaller, or set --run.amp bf16; --resume goes on from the last state that was saved"
+        "smaller, or set --run.amp bf16 or --run.recompute; --resume goes on from the last state that was saved"
     )
 
 

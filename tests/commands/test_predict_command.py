@@ -21,7 +21,7 @@ from segcore.errors import InputError
 from segcore.images.label_files import encode_submission, save_label, save_overlay
 from segcore.images.visualize import overlay
 from segcore.predictor import Predictor
-from tests.test_predictor import PALETTE, StrongestChannel, color_predictor, two_halves, write_png
+from tests.test_predictor import CLASSES, PALETTE, StrongestChannel, color_predictor, two_halves, write_png
 from tests.tiny_paper import PAPER
 
 
@@ -51,11 +51,20 @@ def test_images_and_folders_give_label_maps_and_overlays(tmp_path: Path, capsys:
 
 def test_overlays_go_to_the_show_folder_with_the_given_opacity(tmp_path: Path) -> None:
     single = write_png(tmp_path / "single.png", two_halves())
-    run(color_predictor(), [str(single)], tmp_path / "out", opacity=1.0, show_dir=str(tmp_path / "show"))
+    run(color_predictor(), [str(single)], tmp_path / "out", opacity=1.0, show_dir=str(tmp_path / "show"), legend=False)
     assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["single.png"]
     picture = cv2.imread(str(tmp_path / "show" / "single.jpg"))
     expected = overlay(two_halves(), color_predictor()(two_halves()).label, PALETTE, 1.0)
     assert np.abs(picture[:, :10].astype(int) - expected[:, :10]).max() < 12  # JPEG
+
+
+def test_overlays_carry_a_legend_unless_it_is_not_wanted(tmp_path: Path) -> None:
+    single = write_png(tmp_path / "single.png", two_halves())
+    heights = []
+    for wanted in (True, False):
+        run(color_predictor(), [str(single)], tmp_path / f"out{wanted}", legend=wanted)
+        heights.append(cv2.imread(str(tmp_path / f"out{wanted}" / "single_overlay.jpg")).shape[0])
+    assert heights[0] > heights[1] == 24
 
 
 def write_video(path: Path) -> Path:
@@ -193,7 +202,7 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot save .*label\.png: .*file is a file, not a folder"):
         save_label(tmp_path / "file" / "label.png", np.zeros((2, 2), np.uint8), None)
     with pytest.raises(InputError, match=r"cannot save .*o\.jpg: .*file is a file, not a folder"):
-        save_overlay(tmp_path / "file" / "in" / "o.jpg", two_halves(), np.zeros((24, 32), np.uint8), PALETTE, 0.5)
+        save_overlay(tmp_path / "file" / "in" / "o.jpg", two_halves(), np.zeros((24, 32), np.uint8), CLASSES, 0.5)
 
 
 def test_a_folder_that_refuses_is_named_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,11 +285,12 @@ def test_what_decides_a_prediction_is_in_its_stamp(tmp_path: Path) -> None:
         _made_with(PAPER, recipe, replace(options, out="elsewhere")),
         _made_with(PAPER, recipe, replace(options, aug_test=True)),
         _made_with(PAPER, recipe, replace(options, opacity=0.1)),
+        _made_with(PAPER, recipe, replace(options, legend=False)),
         _made_with(PAPER, replace(recipe, run=replace(recipe.run, amp="bf16")), options),
         _made_with(PAPER, replace(recipe, evaluate=replace(recipe.evaluate, scale=(9, 9))), options),
     }
     weights.write_text("2")
-    assert len(found | {_made_with(PAPER, recipe, options)}) == 6
+    assert len(found | {_made_with(PAPER, recipe, options)}) == 7
 
 
 def test_images_that_differ_in_their_suffix_alone_are_kept_apart(tmp_path: Path) -> None:

@@ -8,9 +8,7 @@ import logging
 import math
 import os
 import re
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import IO, Any, Literal
 
 import cv2
@@ -22,20 +20,22 @@ from segcore.errors import InputError
 from segcore.training import log
 from segcore.training.log import JsonLines, NullLogger, Pace, RunLogger, create_logger, used_memory
 
+TRACKERS = ("tensorboard",)
+
 
 def _lines(work_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (work_dir / "log.jsonl").read_text().splitlines()]
 
 
 def _run(work_dir: Path, iterations: list[int], start: int = 0) -> None:
-    with create_logger(work_dir, 100, start=start) as logger:
+    with create_logger(work_dir, 100, start=start, trackers=TRACKERS) as logger:
         for iteration in iterations:
             logger.step(0.5, 0.125, 8)
             logger.train(iteration, {"loss": 1.0 / iteration, "lr": 0.01, "decode.acc_seg": 50.0})
 
 
 def test_train_lines_hold_the_terms_and_the_pace(tmp_path: Path) -> None:
-    with create_logger(tmp_path, 100) as logger:
+    with create_logger(tmp_path, 100, trackers=TRACKERS) as logger:
         for _ in range(10):
             logger.step(0.5, 0.125, 8)
         logger.train(10, {"loss": 2.0, "lr": 0.01, "decode.loss_ce": 2.0})
@@ -58,7 +58,7 @@ def test_the_pace_covers_the_steps_since_the_last_report_only() -> None:
 
 
 def test_validation_lines_hold_every_class_and_the_text_the_means_only(tmp_path: Path) -> None:
-    with create_logger(tmp_path, 100) as logger:
+    with create_logger(tmp_path, 100, trackers=TRACKERS) as logger:
         logger.validation(20, {"mIoU": 0.5, "aAcc": 0.75, "IoU.road": 0.9, "IoU.train": math.nan})
     (line,) = _lines(tmp_path)
     assert line["mode"] == "val"
@@ -87,7 +87,7 @@ def test_a_resumed_run_continues_the_files_without_what_it_repeats(tmp_path: Pat
 def test_tensorboard_gets_curves_and_pictures(tmp_path: Path) -> None:
     picture = np.zeros((6, 4, 3), np.uint8)
     picture[..., 0] = 255  # blue: pictures are BGR everywhere in this project
-    with create_logger(tmp_path, 10) as logger:
+    with create_logger(tmp_path, 10, trackers=TRACKERS) as logger:
         logger.step(1.0, 0.0, 1)
         logger.train(5, {"loss": 3.0, "lr": 0.1})
         logger.validation(5, {"mIoU": 0.25})
@@ -104,7 +104,7 @@ def test_tensorboard_gets_curves_and_pictures(tmp_path: Path) -> None:
 def test_warnings_of_the_package_reach_the_file_while_the_run_lasts(tmp_path: Path) -> None:
     package = logging.getLogger("segcore")
     before = (list(package.handlers), package.level, package.propagate)
-    with create_logger(tmp_path, 10) as logger:
+    with create_logger(tmp_path, 10, trackers=TRACKERS) as logger:
         logging.getLogger("segcore.weights.files").warning("a state is damaged")
         logger.message("hello")
     assert (list(package.handlers), package.level, package.propagate) == before
@@ -136,34 +136,6 @@ def test_other_processes_say_nothing(tmp_path: Path) -> None:
 def test_the_silent_logger_has_every_method_of_the_real_one() -> None:
     public = {name for name in vars(RunLogger) if not name.startswith("_")}
     assert public == {name for name in vars(NullLogger) if not name.startswith("_")}
-
-
-def test_an_absent_wandb_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"pip install 'segcore\[wandb\]'"):
-        create_logger(tmp_path, 10, wandb=True)
-
-
-def test_wandb_gets_the_numbers_and_one_identity_per_work_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logged: list[tuple[dict[str, Any], int]] = []
-    identities: list[str] = []
-
-    def init(**options: Any) -> SimpleNamespace:
-        identities.append(options["id"])
-        assert options["resume"] == "allow"
-        return SimpleNamespace(log=lambda values, step: logged.append((values, step)), finish=lambda: None)
-
-    fake = ModuleType("wandb")
-    fake.__spec__ = SimpleNamespace(name="wandb")  # pyright: ignore[reportAttributeAccessIssue]
-    fake.init = init  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    for _ in range(2):
-        with create_logger(tmp_path, 10, wandb=True) as logger:
-            logger.validation(5, {"mIoU": 0.25})
-    assert logged == [({"val/mIoU": 0.25}, 5)] * 2
-    assert identities[0] == identities[1]
 
 
 def test_a_run_from_iteration_0_drops_the_lines_of_one_that_saved_nothing(tmp_path: Path) -> None:

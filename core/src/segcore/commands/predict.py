@@ -46,6 +46,8 @@ class PredictOptions:
     """Folder for overlays; empty writes them beside the label maps."""
     opacity: float = 0.5
     """Opacity of the overlays, 0 to 1."""
+    legend: bool = True
+    """Put the names of the classes that occur below the overlay of an image."""
     aug_test: bool = False
     """Multi-scale + flip."""
     unsafe: bool = False
@@ -98,7 +100,7 @@ def _made_with(paper: Paper, recipe: Recipe, options: PredictOptions) -> str:
     """Return what decides a prediction beside its image: equal where a second run would make the same files."""
     protocol = to_plain(recipe.evaluate.protocol(options.aug_test))
     network = [paper.name, to_plain(recipe.model), file_hash(Path(options.checkpoint))]
-    settings = json.dumps([*network, protocol, recipe.run.amp, options.opacity], sort_keys=True)
+    settings = json.dumps([*network, protocol, recipe.run.amp, options.opacity, options.legend], sort_keys=True)
     return hashlib.sha256(settings.encode()).hexdigest()
 
 
@@ -249,9 +251,9 @@ def _predict_image(predictor: Predictor, work: Plan, job: _Job, made_with: str) 
         image = to_pixels(job.source, predictor.max_pixels)
         with explained(memory=testing_memory(str(job.source), (image.shape[0], image.shape[1]))):
             label = predictor(image).label
-    palette = predictor.classes.palette
-    label_files.save_overlay(overlay_path, image, label, palette, work.options.opacity)
-    label_files.save_label(label_path, label, palette, stamp)
+    options = work.options
+    label_files.save_overlay(overlay_path, image, label, predictor.classes, options.opacity, legend=options.legend)
+    label_files.save_label(label_path, label, predictor.classes.palette, stamp)
     return [label_path, overlay_path]
 
 

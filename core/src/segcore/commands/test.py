@@ -142,7 +142,7 @@ def _writer(options: TestOptions, dataset: SegmentationDataset) -> Callable[[int
             save_label(_label_path(options, sample.name), label, dataset.classes.palette)
         if options.show_dir:
             path = _overlay_path(options, sample.name)
-            save_overlay(path, sample.image, label, dataset.classes.palette, options.opacity)
+            save_overlay(path, sample.image, label, dataset.classes, options.opacity)
 
     return write
 

@@ -23,6 +23,7 @@ _MAX_CLASSES = 254  # 255 = ignore, 254 = outside (labels.py)
 SPLITS = ("train", "val", "test")
 ALL = "all"
 """The split of every image, in a folder without subfolders for splits."""
+_CLASS_FILES = ("classes.txt", "classes.json")
 _VALIDATION_SHARE = 10  # every tenth image
 
 
@@ -92,7 +93,8 @@ class FolderDataset(FileDataset):
     eleventh, ...) validates and tests, the others train. There, `all` is every image, from which a list_file chooses.
 
     Args:
-        classes: class file; empty takes classes.txt or classes.json in the root.
+        classes: class file; empty takes classes.txt or classes.json in the root; without either, `mask_values` name
+            the classes.
         ignore: mask value of pixels without a label; 255 is none either, unless `mask_values` has it.
         mask_values: mask value of each class, in the order of the classes; empty is 0, 1, 2, ...
 
@@ -120,8 +122,12 @@ class FolderDataset(FileDataset):
         **options: Any,
     ) -> None:
         self._images = first_folder([Path(root, "images")], Path(root), self.title, "images")
-        self.classes = read_classes(_find_class_file(Path(root), classes))
         self.ignore, self.mask_values = ignore, tuple(mask_values)
+        if mask_values and not classes and not has_class_file(Path(root)):
+            names = tuple(f"value {value}" for value in mask_values)
+            self.classes = ClassTable(names, make_palette(len(names)))
+        else:
+            self.classes = read_classes(_find_class_file(Path(root), classes))
         _check_mask_values(self.mask_values, ignore, self.classes.names)
         if list_file and not split_folders(Path(root)):
             split = ALL
@@ -169,10 +175,15 @@ def _check_mask_values(values: tuple[int, ...], ignore: int, names: tuple[str, .
         )
 
 
+def has_class_file(root: Path) -> bool:
+    """Tell whether a folder names its classes."""
+    return any((root / name).is_file() for name in _CLASS_FILES)
+
+
 def _find_class_file(root: Path, option: str) -> Path:
     if option:
         return Path(option)
-    for name in ("classes.txt", "classes.json"):
+    for name in _CLASS_FILES:
         if (root / name).is_file():
             return root / name
     raise InputError(

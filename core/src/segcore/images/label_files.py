@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from segcore.data.base import load_classes
+from segcore.data.base import ClassTable, load_classes
 from segcore.data.labels import cityscapes_label_ids, cityscapes_train_ids, reduce_zero_label
 from segcore.errors import InputError
 from segcore.files import atomic_write
-from segcore.images.visualize import overlay
+from segcore.images.visualize import overlay, with_legend
 from segcore.opencv import cv2
 
 _MADE_WITH = "segcore"  # keyword of the text in a PNG
@@ -50,13 +50,19 @@ def made_with(path: Path) -> str:
         return ""
 
 
-def save_overlay(path: Path, image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float) -> Path:
+def save_overlay(
+    path: Path, image: np.ndarray, label: np.ndarray, classes: ClassTable, opacity: float, *, legend: bool = False
+) -> Path:
     """Write the class colors blended over an image, in the format of the suffix.
 
+    Args:
+        legend: put the names of the classes that occur below it; the file is then higher than the image.
+
     Shapes:
-        image (H, W, 3) uint8 BGR, label (H, W), palette (K, 3) uint8 RGB
+        image (H, W, 3) uint8 BGR, label (H, W)
     """
-    _, data = cv2.imencode(path.suffix, overlay(image, label, palette, opacity))
+    picture = overlay(image, label, classes.palette, opacity)
+    _, data = cv2.imencode(path.suffix, with_legend(picture, label, classes) if legend else picture)
     with atomic_write(path, is_flushed=False) as file:
         file.write(data.tobytes())
     return path

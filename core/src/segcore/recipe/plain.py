@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, is_dataclass
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -64,7 +64,8 @@ def from_plain(cls: type[T], data: Any, where: str = "recipe") -> T:
 def _choices(cls: Any, place: str) -> str:
     for name in place.removeprefix(".").split("."):
         cls = get_type_hints(cls)[name]
-    return ", ".join(map(str, get_args(cls)))
+    choices = (get_args(kind) if get_origin(kind) is Literal else (kind,) for kind in get_args(cls))
+    return ", ".join(str(value) for kinds in choices for value in kinds)
 
 
 def _check_entries(data: Any, known: Any, place: str) -> None:

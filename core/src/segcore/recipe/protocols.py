@@ -195,6 +195,18 @@ CAMVID = SmallFragment(
     note="11 classes, from scratch",
 )
 
+OWN_RECIPE = "own"
+"""Name of every paper's recipe for a folder of one's own, whose sizes are taken from the pictures (`data.fitting`)."""
+OWN = SmallFragment(
+    data=Data(dataset="folder", batch=8, workers=1),
+    augment=Augment(scale=(2048, 512), ratio=(0.75, 1.5), crop=(320, 320)),
+    evaluate=Evaluate(scale=(2048, 512)),
+    warmup=100,
+    log_interval=20,
+    note="your images/ and masks/: sizes, crop and iterations by the pictures",
+)
+"""A few hundred pictures of one's own, from ImageNet weights; what the rule replaces is for pictures of 480x640."""
+
 FOLDER = Fragment(
     data=Data(dataset="folder", test_split="test"),
     augment=Augment(scale=(2048, 512), ratio=(0.5, 2.0), crop=(512, 512)),

@@ -1,12 +1,10 @@
-"""What a training run says: progress bar or lines, log.txt, log.jsonl, TensorBoard, and Weights & Biases on request.
+"""What a training run says: progress bar or lines, log.txt, log.jsonl, and whatever trackers are asked for.
 
 Only the first process talks; the others hold a `NullLogger` with the same methods.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import io
 import json
 import logging
@@ -16,11 +14,11 @@ import platform
 import secrets
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -28,26 +26,10 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from segcore.console import PlainConsole, printable
-from segcore.errors import InputError
 from segcore.files import atomic_write, open_to_append, reading, writing
+from segcore.training.trackers import Sink, open_tracker
 
 _PACKAGE = logging.getLogger("segcore")
-
-
-class Sink(Protocol):
-    """A place where numbers and pictures go."""
-
-    def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
-        """Take the numbers of one moment; mode is "train" or "val"."""
-        ...
-
-    def picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
-        """Take an RGB picture (H, W, 3) uint8."""
-        ...
-
-    def close(self) -> None:
-        """Write what is still held back."""
-        ...
 
 
 class _Stream:
@@ -123,19 +105,25 @@ class TensorBoard:
     Written here, not by torch's `SummaryWriter`: its thread fails with a traceback of its own where the disk is full.
     """
 
+    @classmethod
+    def open(cls, work_dir: Path, start: int) -> Self:
+        """Return the tracker of a run."""
+        return cls(work_dir / "tensorboard", start)
+
     def __init__(self, folder: Path, start: int) -> None:
         # only when a run starts: it takes a second and more
         from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
         from torch.utils.tensorboard import summary
 
-        self._event, self._record, self._make = event_pb2.Event, RecordWriter, summary
+        proto: Any = event_pb2  # its names are made when it is imported
+        self._event, self._record, self._make = proto.Event, RecordWriter, summary
         name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{secrets.token_hex(4)}"
         self._stream = _Stream(folder / name, "x")
-        self._write(event_pb2.Event(file_version="brain.Event:2"))
+        self._write(proto.Event(file_version="brain.Event:2"))
         # what an interrupted run wrote beyond its state is not shown
-        begun = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(event_pb2.Event(step=start + 1, session_log=begun))
+        begun = proto.SessionLog(status=proto.SessionLog.START)
+        self._write(proto.Event(step=start + 1, session_log=begun))
 
     def _write(self, event: Any) -> None:
         event.wall_time = time.time()
@@ -155,35 +143,6 @@ class TensorBoard:
     def close(self) -> None:
         """Close the event file."""
         self._stream.close()
-
-
-class WeightsAndBiases:
-    """A run of Weights & Biases, the same one for every resumption of a work directory.
-
-    Raises:
-        InputError: if the package is not installed.
-    """
-
-    def __init__(self, work_dir: Path) -> None:
-        if importlib.util.find_spec("wandb") is None:
-            raise InputError("--run.wandb needs the package wandb; install the extra: pip install 'segcore[wandb]'")
-        import wandb  # an extra: only imported where it is asked for  # pyright: ignore[reportMissingImports]
-
-        self._wandb: Any = wandb
-        identity = hashlib.sha1(str(work_dir.resolve()).encode()).hexdigest()[:16]
-        self._run = wandb.init(project="segcore", name=work_dir.name, dir=str(work_dir), id=identity, resume="allow")
-
-    def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
-        """Send one point of each curve."""
-        self._run.log({f"{mode}/{name}": value for name, value in values.items()}, step=iteration)
-
-    def picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
-        """Send a picture."""
-        self._run.log({name: self._wandb.Image(picture)}, step=iteration)
-
-    def close(self) -> None:
-        """Finish the run."""
-        self._run.finish()
 
 
 class NullLogger:
@@ -246,18 +205,17 @@ class RunLogger:
         total: optimizer steps of the whole run.
         start: optimizer steps done before (a resumed run).
         is_validated: see `JsonLines`.
-        wandb: also log to Weights & Biases.
+        trackers: names of further places, see `segcore.training.trackers`.
     """
 
     def __init__(
-        self, work_dir: Path, total: int, *, start: int = 0, is_validated: bool = True, wandb: bool = False
+        self, work_dir: Path, total: int, *, start: int = 0, is_validated: bool = True, trackers: Sequence[str] = ()
     ) -> None:
         work_dir.mkdir(parents=True, exist_ok=True)
         self.total = total
         self._pace = Pace()
-        self._sinks: list[Sink] = [WeightsAndBiases(work_dir)] if wandb else []
+        self._sinks: list[Sink] = [open_tracker(name, work_dir, start) for name in trackers]
         self._sinks.append(JsonLines(work_dir / "log.jsonl", start, is_validated))
-        self._sinks.append(TensorBoard(work_dir / "tensorboard", start))
         console = PlainConsole(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)

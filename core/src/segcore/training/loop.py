@@ -45,7 +45,7 @@ from segcore.weights.states import (
 )
 
 NUM_OVERLAYS = 4
-"""Validation overlays logged to TensorBoard."""
+"""Validation overlays given to the trackers."""
 log = logging.getLogger(__name__)
 
 
@@ -79,7 +79,7 @@ class Loop:
             is_main=trainer.world.is_main,
             start=trainer.iteration,
             is_validated=trainer.is_validated,
-            wandb=self.run.wandb,
+            trackers=self.run.all_trackers,
         )
         self.scores: Scores | None = None
 
@@ -95,6 +95,8 @@ class Loop:
                 number = self.stop.agreed(trainer.iteration, trainer.world)
                 if number:
                     return self._interrupted(number)
+                if self._is_stale():
+                    return self._stopped_early()
                 self._step(batches)
                 is_last = trainer.iteration == trainer.total
                 if is_last or (self.run.eval_interval and trainer.iteration % self.run.eval_interval == 0):
@@ -153,15 +155,34 @@ class Loop:
             )
         summary = self.scores.summary()
         self.logger.validation(trainer.iteration, summary)
+        trainer.stale += 1
         if not trainer.world.is_main:
             return
         best = self.work_dir / "best.safetensors"
         # a score on all images does not compete with those on the first `eval_images`
         is_comparable = not (is_last and recipe.run.eval_images) or not best.exists()
         if is_comparable and (self.scores.miou > trainer.best or not best.exists()):
-            trainer.best = self.scores.miou
+            trainer.best, trainer.stale = self.scores.miou, 0
             with self.stop.saving():
                 save_weights(best, trainer.weights(), trainer.meta(summary))
+
+    def _is_stale(self) -> bool:
+        """Tell whether the last validations brought nothing (`--run.patience`); the first process decides."""
+        run, trainer = self.run, self.trainer
+        if not run.patience or not run.eval_interval or trainer.iteration % run.eval_interval:
+            return False
+        return distributed.broadcast_object(trainer.stale) >= run.patience
+
+    def _stopped_early(self) -> TrainResult:
+        trainer = self.trainer
+        if self.run.eval_images:  # as after the last iteration, on all images
+            self._evaluate(is_last=True)
+            self._save()
+        self.logger.message(
+            f"stopped after iteration {trainer.iteration} of {trainer.total}: {trainer.stale} validations in a row "
+            f"without a better mIoU than {trainer.best:.4f} (--run.patience {self.run.patience})"
+        )
+        return TrainResult(self.scores, trainer.iteration, self.work_dir)
 
     def _save(self, is_validated: bool = True) -> None:
         trainer = self.trainer
@@ -233,7 +254,7 @@ def _run(
             _refuse_later_states(work_dir, trainer.iteration)
     if directory:
         # how to begin the run, not how this process goes on with it
-        start = replace(recipe, run=replace(run, resume=False, resume_from=""))
+        start = replace(trainer.recipe, run=replace(run, resume=False, resume_from=""))
         directory.note_launch()
         with atomic_write(work_dir / FILE_NAME) as file:
             file.write(recipe_document(paper.name, name, start, run_versions()).encode())
@@ -250,7 +271,8 @@ def _memory(recipe: Recipe, world: distributed.World) -> str:
     return (
         f"with images of {width}x{height} pixels (width x height, --augment.crop), {recipe.data.batch} a step "
         f"(--data.batch) on {world.size} processes in {recipe.optim.accumulate} parts (--optim.accumulate) and "
-        f"--run.amp {recipe.run.amp}; make --optim.accumulate larger, the others smaller, or set --run.amp bf16"
+        f"--run.amp {recipe.run.amp}; make --optim.accumulate larger, the others smaller, or set --run.amp bf16 or "
+        "--run.recompute"
     )
 
 
@@ -325,9 +347,10 @@ def _set_determinism(is_deterministic: bool) -> None:
 
 def _first_line(trainer: Trainer, source: Path | None) -> str:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    precision = " with TF32" if trainer.world.device.type == "cuda" and trainer.recipe.run.tf32 else ""
     start = f"resuming from {source} at iteration {trainer.iteration}" if source else "starting from iteration 0"
     return (
         f"{trainer.paper.name} {trainer.name}: {parameters / 1e6:.2f} M parameters, {len(trainer.train_data)} training "
         f"and {len(trainer.val_data)} validation images, {trainer.total} iterations of {trainer.recipe.data.batch} "
-        f"images on {trainer.world.size} x {trainer.world.device.type}; {start}"
+        f"images on {trainer.world.size} x {trainer.world.device.type}{precision}; {start}"
     )

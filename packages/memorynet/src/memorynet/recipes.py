@@ -19,6 +19,7 @@ from segcore.recipe.protocols import (
     COCO_STUFF_10K_MEMORYNET,
     FIVE_RATIOS,
     LIP,
+    OWN,
     TOY,
     Fragment,
 )
@@ -285,6 +286,20 @@ RECIPES: dict[str, Recipe] = {
         Optim(lr=1.5e-3),
         iterations=1500,
         eval_interval=500,
+        loss=_LOSS,
+    ),
+    "own": OWN.family_s().from_scratch(
+        replace(
+            _SMALL,
+            backbone="tf_efficientnet_lite0",
+            pretrained=True,
+            width=128,
+            attention_width=64,
+            momentum_lr=1e-3,
+        ),
+        Optim(lr=1e-3, lr_mult={"backbone_net": 0.3}),
+        iterations=900,
+        eval_interval=180,
         loss=_LOSS,
     ),
 }
