@@ -17,6 +17,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segcore.errors import InputError
+from segcore.files import open_to_append
 from segcore.training import log
 from segcore.training.log import JsonLines, NullLogger, Pace, RunLogger, create_logger, used_memory
 
@@ -235,10 +236,9 @@ def test_a_full_disk_is_one_sentence_and_what_was_logged_stays(
     """Issue 18: it was a traceback of the log, of a thread of TensorBoard's, or of `logging`."""
     _run(tmp_path, [10])
     before = (tmp_path / "log.jsonl").read_bytes()
-    real = log.open_to_append
 
     def opened(path: Path, mode: Literal["a", "x"]) -> Any:
-        file = real(path, mode)
+        file = open_to_append(path, mode)
         return _FullDisk(file, left + 100 * (mode == "x")) if path.name.startswith(name) else file
 
     monkeypatch.setattr(log, "open_to_append", opened)

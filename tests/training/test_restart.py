@@ -71,12 +71,10 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
 def test_a_run_killed_after_its_validation_was_logged_logs_it_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = engine.save_state
-
     def killed(path: Path, state: dict[str, Any]) -> None:
         if state["iteration"] == 2 and state["is_validated"]:
             raise KeyboardInterrupt
-        save(path, state)
+        save_state(path, state)
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "save_state", killed)
