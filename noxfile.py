@@ -17,7 +17,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["tests"]
 
 PACKAGES = sorted(folder.parent.name for folder in Path("packages").glob("*/pyproject.toml"))
-NEEDED = ("core/pyproject.toml", "--extra=onnx", "--extra=prepare", "--extra=wandb", "--extra=smp")
+NEEDED = ("core/pyproject.toml", "--extra=onnx", "--extra=prepare", "--extra=import", "--extra=wandb", "--extra=smp")
 TEST_TOOLS = (
     "pytest>=8",
     "pytest-xdist>=3",
