@@ -11,7 +11,7 @@ import tyro
 
 from segcore.commands.parsing import Request, parse_checkpoint, parse_recipe
 from segcore.commands.running import Command, command
-from segcore.errors import InputError
+from segcore.errors import InputError, check
 from segcore.files import Output, check_opacity, check_outputs, make_folder
 from segcore.paper import Paper
 from segcore.recipe import Recipe
@@ -44,6 +44,13 @@ class PredictOptions:
     """Put the names of the classes that occur below the overlay of an image."""
     aug_test: bool = False
     """Multi-scale + flip."""
+    confidence: bool = False
+    """Also write NAME_confidence.png: 255 times the probability of the class, 8-bit gray."""
+    probabilities: bool = False
+    """Also write NAME_probabilities.npy: of every class, float16 (H, W, K); 2 K bytes a pixel."""
+    strips: bool = False
+    """Predict pictures of any size in constant memory (extra `segcore[large]`): in sliding windows of --evaluate.crop
+    and --evaluate.stride at their own resolution. Overlays are previews of at most 4096 pixels."""
     unsafe: bool = False
     """Unpickle a .pth that holds more than tensors: runs code of the file, only for files you made yourself."""
 
@@ -125,6 +132,12 @@ class Plan:
         folder = self.options.show_dir
         return Path(folder, f"{job.name}.jpg") if folder else Path(self.options.out, f"{job.name}_overlay.jpg")
 
+    def maps(self, job: _Job) -> dict[str, Path]:
+        """Return where confidence and probabilities of an image go, as far as they are asked for."""
+        ends = {"confidence": ".png", "probabilities": ".npy"}
+        wanted = [name for name in ends if vars(self.options)[name]]
+        return {name: Path(self.options.out, f"{job.name}_{name}{ends[name]}") for name in wanted}
+
     def video(self, video: Path) -> Path:
         """Return where the overlay video goes."""
         return Path(self.options.out, f"{video.stem}_overlay.mp4")
@@ -134,6 +147,7 @@ class Plan:
         for job in self.jobs:
             yield Output(self.label(job), job.source, "--out")
             yield Output(self.overlay(job), job.source, "--show-dir" if self.options.show_dir else "--out")
+            yield from (Output(path, job.source, "--out") for path in self.maps(job).values())
         for video in self.videos:
             yield Output(self.video(video), video, "--out")
 
@@ -146,6 +160,7 @@ def plan(options: PredictOptions) -> Plan:
             input, or a folder that cannot be written.
     """
     check_opacity(options.opacity)
+    check(not (options.strips and options.aug_test), "--strips predicts at one scale; leave out --aug-test")
     folders = {"--out": options.out, "--show-dir": options.show_dir}
     found = Plan(*_sort_inputs(options.inputs, [Path(folder or options.out) for folder in folders.values()]), options)
     check_outputs(found.outputs(), [*(job.source for job in found.jobs), *found.videos])
@@ -166,6 +181,7 @@ def run(predictor: Predictor, work: Plan) -> list[Path]:
     """
     from rich.progress import track
 
+    from segcore.commands.predict_maps import Outputs, predict_in_strips, save_maps
     from segcore.console import PlainConsole
     from segcore.images.label_files import save_label, save_overlay
     from segcore.images.video import redraw_video
@@ -176,12 +192,17 @@ def run(predictor: Predictor, work: Plan) -> list[Path]:
     written: list[Path] = []
     is_quiet = len(work.jobs) < 2 or bool(work.whose)
     for job in track(work.jobs, "predicting", console=PlainConsole(stderr=True), transient=True, disable=is_quiet):
+        outputs = Outputs(label=work.label(job), overlay=work.overlay(job), **work.maps(job))
+        if work.options.strips:
+            written += predict_in_strips(predictor, job.source, outputs, opacity, legend=work.options.legend)
+            continue
         image = to_pixels(job.source, predictor.max_pixels)
-        label = predictor(image).label
+        label, probabilities = predictor(image, with_probabilities=outputs.needs_probabilities)
         written.append(save_label(work.label(job), label, palette))
         written.append(
             save_overlay(work.overlay(job), image, label, predictor.classes, opacity, legend=work.options.legend)
         )
+        written += save_maps(outputs, probabilities) if probabilities is not None else []
 
     def show(frame: np.ndarray) -> np.ndarray:
         return overlay(frame, predictor(frame).label, palette, opacity)
