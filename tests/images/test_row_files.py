@@ -11,6 +11,7 @@ from PIL import Image
 
 from segcore.data.read import read_image
 from segcore.errors import InputError
+from segcore.images.label_files import made_with
 from segcore.images.row_files import ArrayRows, ImageRows, PngRows
 
 
@@ -31,12 +32,14 @@ def test_a_png_by_rows_reads_back(bits: int, dtype: type[np.generic]) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(file)), values)
 
 
-def test_a_palette_png_keeps_indices_and_colors() -> None:
+def test_a_palette_png_keeps_indices_colors_and_how_it_was_made(tmp_path: Path) -> None:
     values, palette = _values(np.uint8, 3), np.arange(9, dtype=np.uint8).reshape(3, 3)
     file = io.BytesIO()
-    rows = PngRows(file, (37, 23), "palette", palette=palette)
+    rows = PngRows(file, (37, 23), "palette", palette=palette, made_with="by this test")
     rows.write(values)
     rows.close()
+    (tmp_path / "label.png").write_bytes(file.getvalue())
+    assert made_with(tmp_path / "label.png") == "by this test"
     picture = Image.open(file)
     assert picture.mode == "P"
     assert picture.getpalette()[:9] == list(range(9))

@@ -82,11 +82,14 @@ def _confidence(values: np.ndarray) -> np.ndarray:
 
 
 def predict_in_strips(
-    predictor: Predictor, source: Path, outputs: Outputs, opacity: float, *, legend: bool
+    predictor: Predictor, source: Path, outputs: Outputs, opacity: float, *, legend: bool, made_with: str = ""
 ) -> list[Path]:
     """Predict a picture of any size in constant memory: sliding windows at its own resolution, rows in and rows out.
 
     The overlay is a preview of at most 4096 pixels: every n-th of them.
+
+    Args:
+        made_with: text that is kept in the label map, which comes last, see `save_label`.
 
     Raises:
         InputError: if the picture cannot be read in strips, or a file cannot be written.
@@ -100,7 +103,7 @@ def predict_in_strips(
         label_file = stack.enter_context(atomic_write(outputs.label))
         palette = None if is_wide else classes.palette
         kind, bits = ("gray", 16) if is_wide else ("palette", 8)
-        label_rows = PngRows(label_file, size, kind, bits=bits, palette=palette)
+        label_rows = PngRows(label_file, size, kind, bits=bits, palette=palette, made_with=made_with)
         confidence, every = _open_maps(stack, outputs, size, len(classes.names))
         for rows, label, probabilities in _strips(predictor, reader, outputs.needs_probabilities):
             label_rows.write(label)
@@ -112,7 +115,7 @@ def predict_in_strips(
         label_rows.close()
         if confidence:
             confidence.close()
-    save_overlay(outputs.overlay, preview.picture(), preview.label(), classes, opacity, legend=legend)
+        save_overlay(outputs.overlay, preview.picture(), preview.label(), classes, opacity, legend=legend)
     return outputs.wanted()
 
 

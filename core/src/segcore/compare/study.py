@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import tyro
 
+from segcore.data.fitting import crop_for, measure, scale_for
 from segcore.errors import InputError, check
 from segcore.files import atomic_write
 from segcore.paper import Paper, find_model
@@ -154,7 +156,11 @@ def run_folder(study: Path, word: str, lr: float, seed: int) -> Path:
 
 
 def fragment(study: Study) -> Fragment:
-    """Return data, augmentation and test that all heads share."""
+    """Return data, augmentation and test that all heads share.
+
+    Raises:
+        InputError: if there is no such data set, or a folder of one's own cannot be used.
+    """
     found = fragment_of(study.dataset)
     data = replace(
         found.data,
@@ -164,6 +170,12 @@ def fragment(study: Study) -> Fragment:
         num_images=study.num_images,
     )
     augment, evaluate = found.augment, replace(found.evaluate, mode="whole")
+    if study.dataset == "folder":
+        pictures = _measured(data, study.root)
+        scale = scale_for(pictures.size)
+        data = replace(data, mask_values=pictures.mask_values)
+        augment = replace(augment, crop=crop_for(pictures.size), scale=scale)
+        evaluate = replace(evaluate, scale=scale)
     if max(study.crop):
         augment = replace(augment, crop=study.crop)
     if max(study.scale):
@@ -171,6 +183,10 @@ def fragment(study: Study) -> Fragment:
     if study.aug_ratios:
         evaluate = replace(evaluate, aug_ratios=study.aug_ratios)
     return Fragment(data=data, augment=augment, evaluate=evaluate)
+
+
+_measured = cache(measure)
+"""A folder of one's own is looked at once."""
 
 
 def recipe_of(study: Study, run: PlannedRun, iterations: int) -> Recipe:
@@ -211,6 +227,7 @@ def _model(study: Study, model: Model) -> Model:
         "pretrained": study.pretrained,
         "weights": study.weights,
         "backbone_norm": "sync",
+        "freeze": "none",
     }
     strides = get_args(get_type_hints(type(model)).get("output_stride"))
     if study.output_stride in strides:

@@ -148,7 +148,7 @@ def _estimate(measured: Array, resampled: Array, seed: int, is_difference: bool 
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(draws, (tail, 1 - tail))
     if not is_difference:
-        return Estimate(value, float(low), float(high))
+        return Estimate(value, max(float(low), 0.0), min(float(high), 1.0))
     # how often a draw lies on the other side of zero; never 0, since so few draws cannot show that
     beyond = min((draws <= 0).sum(), (draws >= 0).sum())
     return Estimate(value, float(low), float(high), min(1.0, 2 * (float(beyond) + 1) / (len(draws) + 1)))

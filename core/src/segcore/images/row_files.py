@@ -11,6 +11,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from segcore.errors import InputError
+from segcore.images.label_files import MADE_WITH
 from segcore.opencv import cv2
 
 
@@ -75,6 +76,7 @@ class PngRows:
         kind: gray values, or indices of a palette.
         bits: of a value.
         palette: (K, 3) uint8 RGB of the indices.
+        made_with: text that is kept in the file, see `segcore.images.label_files.made_with`.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class PngRows:
         *,
         bits: Literal[8, 16] = 8,
         palette: np.ndarray | None = None,
+        made_with: str = "",
     ) -> None:
         self._file, self._packer, self._type = file, zlib.compressobj(6), ">u2" if bits == 16 else "u1"
         file.write(b"\x89PNG\r\n\x1a\n")
@@ -92,6 +95,8 @@ class PngRows:
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], bits, color, 0, 0, 0))
         if palette is not None:
             self._chunk(b"PLTE", np.asarray(palette, np.uint8)[:256].tobytes())
+        if made_with:
+            self._chunk(b"tEXt", f"{MADE_WITH}\0{made_with}".encode("latin-1"))
 
     def _chunk(self, name: bytes, data: bytes) -> None:
         if len(data) or name != b"IDAT":
