@@ -56,7 +56,7 @@ class PredictOptions:
     """Also write NAME_probabilities.npy: of every class, float16 (H, W, K); 2 K bytes a pixel."""
     strips: bool = False
     """Predict pictures of any size in constant memory (extra `segcore[large]`): in sliding windows of --evaluate.crop
-    and --evaluate.stride at their own resolution. Overlays are previews of at most 4096 pixels."""
+    and --evaluate.stride at their own resolution. Overlays are previews of at most 2048 pixels."""
     unsafe: bool = False
     """Unpickle a .pth that holds more than tensors: runs code of the file, only for files you made yourself."""
 
