@@ -43,7 +43,11 @@ def raise_faults(loader: Iterable[Item | InputError]) -> Generator[Item, None, N
 def _end(workers: Sequence[BaseProcess]) -> None:
     """End loader processes now; torch, and Python on its way out, would send SIGTERM and wait for the grace."""
     for worker in workers:
-        if worker.is_alive() and worker.pid is not None and _ALARM is not None:
+        if not worker.is_alive() or worker.pid is None:
+            continue
+        if _ALARM is None:
+            worker.terminate()
+        else:
             os.kill(worker.pid, _ALARM)
     for worker in workers:
         with suppress(RuntimeError):  # torch's handler: it takes a process that had just begun, or hung, for killed
