@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from segcore.layers.conv import ConvNormAct
+from segcore.layers.pointwise import PointwiseConv
 
 _BLOCKS = (ConvNormAct, conv_bn_act.ConvNormAct, ConvNorm)
 _IN_ORDER = (
@@ -41,7 +42,7 @@ _IN_ORDER = (
     InvertedResidual,
     EdgeResidual,
 )
-_CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+_CONVOLUTIONS = (nn.Conv2d, Conv2dSame, PointwiseConv)
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
