@@ -428,8 +428,8 @@ class UNEPT(EncoderDecoder):
         share = legal[0] * legal[1] / (height * width)
         if share >= _MUCH_PADDING:
             log.warning(
-                "training crops of %dx%d pixels are padded to the window, %dx%d: %.1f times the pixels; make --augment.crop "
-                "and --model.window the same, as published",
+                "training crops of %dx%d pixels are padded to the window, %dx%d: %.1f times the pixels; "
+                "make --augment.crop and --model.window the same, as published",
                 height,
                 width,
                 *legal,
