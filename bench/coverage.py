@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
-from segcore.evaluation.statistics import Counts, differences, scores
+from segcore.evaluation.statistics import Bootstrap, Counts
 
 CLASSES, IMAGES, NETWORKS = 8, 120, 3
 SEED_SPREAD, IMAGE_SPREAD, INTERACTION = 0.06, 0.5, 0.2  # deviations of the logit of a hit
@@ -53,15 +53,16 @@ def study(job: tuple[int, int, int]) -> tuple[list[bool], list[bool], bool]:
     generator = np.random.default_rng([7, number, num_seeds])
     names = [str(i) for i in range(NETWORKS)]
     runs = dict(zip(names, simulate(generator, SKILL, num_seeds, IMAGES), strict=True))
-    found = scores(runs, resamples=resamples, seed=number)
+    drawn = Bootstrap(runs, resamples=resamples, seed=number)
+    found = drawn.scores()
     covered = [found[name].low <= true <= found[name].high for name, true in zip(names, TRUTH, strict=True)]
-    pairs = differences(runs, resamples=resamples, seed=number)
+    pairs = drawn.differences()
     gaps = [TRUTH[int(d.first)] - TRUTH[int(d.second)] for d in pairs]
     held = [d.estimate.low <= gap <= d.estimate.high for d, gap in zip(pairs, gaps, strict=True)]
     equal = dict(
         zip(names, simulate(generator, np.repeat(SKILL[:1], NETWORKS, axis=0), num_seeds, IMAGES), strict=True)
     )
-    is_alarm = any(d.is_significant for d in differences(equal, resamples=resamples, seed=number))
+    is_alarm = any(d.is_significant for d in Bootstrap(equal, resamples=resamples, seed=number).differences())
     return covered, held, is_alarm
 
 

@@ -18,12 +18,13 @@ ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 PAPERS = sorted(path.parent.name for path in (ROOT / "packages").glob("*/pyproject.toml"))
 
-GROUND = ("errors", "lazy", "opencv", "console", "files", "distributed")
+GROUND = ("errors", "lazy", "opencv", "console", "files", "failures", "distributed")
 """What every room may stand on; docs/architecture.md draws no arrows to it."""
 ORDER = (
     *GROUND,
     *("pages", "recipe", "weights", "hub", "layers", "backbones", "data", "images", "losses", "segmentor", "paper"),
-    *("build", "evaluation", "predictor", "training", "models", "report", "commands"),
+    "baselines",
+    *("build", "evaluation", "predictor", "training", "models", "report", "compare", "commands"),
 )
 """Core's rooms (folders, and the modules that users import) from the bottom up: each may import those before it."""
 

@@ -24,6 +24,7 @@ from segcore.commands.predict import PredictOptions, predict
 from segcore.commands.test import TestOptions
 from segcore.commands.test import test as run_test
 from segcore.errors import InputError
+from segcore.evaluation.image_counts import counts_path, read_counts
 from segcore.paper import Paper
 from segcore.recipe import Published, Recipe
 from segcore.recipe.plain import to_plain
@@ -220,6 +221,12 @@ def test_a_score_is_written_beside_the_weights_that_it_belongs_to(
     assert (score["data"]["dataset"], score["data"]["split"]) == ("folder", "val")
     assert score["data"]["settings"]["root"] == str(tmp_path / "data")
     assert score["protocol"] == to_plain(recipe.evaluate.with_augmentation())
+    counts = read_counts(counts_path(file))
+    assert to_plain(counts.score) == score
+    assert counts.images == ("00", "10")
+    np.testing.assert_array_equal(counts.counts().labeled.sum(axis=0), scores.labeled)
+    np.testing.assert_allclose(counts.counts().iou(), scores.iou)
+    np.testing.assert_array_equal(counts.matrix, scores.counts[:2])
 
 
 def test_a_published_file_has_its_score_beside_it(tmp_path: Path) -> None:
@@ -242,8 +249,9 @@ def test_where_the_folder_of_the_weights_is_not_writable_the_score_goes_into_the
 
     monkeypatch.setattr("segcore.files.tempfile.TemporaryFile", refuse)
     run_test(PAPER, "toy", make_recipe(tmp_path), TestOptions(checkpoint=weights))
-    (file,) = (tmp_path / "work").iterdir()
+    (file,) = (tmp_path / "work").glob("*.json")
     assert file.name.startswith("w.val.single-scale.")
+    assert file.with_suffix(".npz").is_file()
     assert not [*tmp_path.glob("*.json")]
     said = capsys.readouterr().out
     assert f"(the folder of the weights, {tmp_path}, cannot be written)" in said

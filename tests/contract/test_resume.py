@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from segcore.recipe import Recipe
-from segcore.report.run_report import read_log
 from segcore.training.loop import train
+from segcore.training.run_folder import read_log
 from segcore.training.trainer import Trainer
 from segcore.weights.files import read_checkpoint
 from segcore.weights.states import latest_state

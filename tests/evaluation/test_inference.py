@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segcore.evaluation import inference
 from segcore.evaluation.inference import logit_map, mean_over_views, network_input, predict_labels, slide, views, whole
-from segcore.evaluation.logit_map import RowTable
+from segcore.evaluation.logit_map import row_table
 from segcore.images.transforms import normalize
 from segcore.recipe import MS_RATIOS, Evaluate
 
@@ -40,7 +40,7 @@ def test_any_range_of_rows_equals_those_rows_of_the_whole_resize(size: int, new_
     start = data.draw(st.integers(0, new_size - 1))
     stop = data.draw(st.integers(start + 1, new_size))
     image = random_image(size, 3)
-    table = RowTable.create(size, new_size)
+    table = row_table(size, new_size, torch.device("cpu"))
     first, last = table.source(start, stop)
     rows = table.apply(image[..., first:last, :], first, start, stop)
     expected = F.interpolate(image, size=(new_size, 3), mode="bilinear")[..., start:stop, :]

@@ -7,7 +7,7 @@ import pytest
 
 from segcore.errors import InputError
 from segcore.evaluation.metrics import ConfusionMatrix
-from segcore.evaluation.statistics import Counts, Difference, Estimate, corrected, differences, scores
+from segcore.evaluation.statistics import Bootstrap, Counts, Difference, Estimate, corrected
 
 
 def counts(generator: np.random.Generator, skill: float, num_images: int = 40) -> Counts:
@@ -45,13 +45,13 @@ def test_a_class_that_never_occurs_is_no_number_and_not_averaged() -> None:
     some = np.array([[4, 0], [2, 0], [6, 0]])
     run = Counts(some, some, some)
     assert np.isnan(run.iou()[1])
-    assert scores({"a": [run]}, resamples=50)["a"].value == 1
-    assert scores({"a": [Counts(zero, zero, zero)]}, resamples=50)["a"].value == 0
+    assert Bootstrap({"a": [run]}, resamples=50).scores()["a"].value == 1
+    assert Bootstrap({"a": [Counts(zero, zero, zero)]}, resamples=50).scores()["a"].value == 0
 
 
 def test_a_network_beside_itself_differs_by_nothing() -> None:
     run = counts(np.random.default_rng(1), 0.6)
-    (found,) = differences({"a": [run], "b": [run]}, resamples=200)
+    (found,) = Bootstrap({"a": [run], "b": [run]}, resamples=200).differences()
     assert (found.estimate.value, found.estimate.low, found.estimate.high) == (0, 0, 0)
     assert found.estimate.p == 1
     assert not found.is_significant
@@ -60,12 +60,12 @@ def test_a_network_beside_itself_differs_by_nothing() -> None:
 def test_a_clear_difference_is_called_one_and_seeds_widen_its_interval() -> None:
     generator = np.random.default_rng(2)
     better, worse = ([counts(generator, skill) for _ in range(3)] for skill in (0.8, 0.5))
-    (found,) = differences({"a": better, "b": worse}, resamples=2000)
+    (found,) = Bootstrap({"a": better, "b": worse}, resamples=2000).differences()
     assert found.is_significant
     assert 0 < found.estimate.low < found.estimate.value < found.estimate.high
     steady = [better[0]] * 3
     shaken = [better[0], counts(generator, 0.6), counts(generator, 0.9)]
-    estimates = scores({"steady": steady, "shaken": shaken}, resamples=2000)
+    estimates = Bootstrap({"steady": steady, "shaken": shaken}, resamples=2000).scores()
     width = {name: estimate.high - estimate.low for name, estimate in estimates.items()}
     assert width["shaken"] > 3 * width["steady"]
 
@@ -73,18 +73,26 @@ def test_a_clear_difference_is_called_one_and_seeds_widen_its_interval() -> None
 def test_the_same_draws_give_the_same_interval_in_any_order_of_networks() -> None:
     generator = np.random.default_rng(3)
     runs = {name: [counts(generator, 0.6) for _ in range(2)] for name in "ab"}
-    there = scores(runs, resamples=300, seed=5)
-    assert scores(dict(reversed(runs.items())), resamples=300, seed=5) == there
-    assert scores(runs, resamples=300, seed=6) != there
+    there = Bootstrap(runs, resamples=300, seed=5).scores()
+    assert Bootstrap(dict(reversed(runs.items())), resamples=300, seed=5).scores() == there
+    assert Bootstrap(runs, resamples=300, seed=6).scores() != there
 
 
 def test_the_difference_of_one_class_is_of_that_class() -> None:
     generator = np.random.default_rng(4)
     runs = {"a": [counts(generator, 0.8)], "b": [counts(generator, 0.5)]}
-    for number in range(3):
-        (found,) = differences(runs, of_class=number, resamples=100)
+    for number, (found,) in enumerate(Bootstrap(runs, resamples=100).class_differences()):
         expected = runs["a"][0].iou()[number] - runs["b"][0].iou()[number]
         assert found.estimate.value == pytest.approx(expected)
+
+
+def test_a_class_that_no_image_has_differs_by_nothing_that_could_be_said() -> None:
+    zero = np.zeros((3, 1), np.int64)
+    empty, some = Counts(zero, zero, zero), counts(np.random.default_rng(6), 0.5, 3)
+    joined = Counts(*(np.hstack([a, b]) for a, b in zip(vars(some).values(), vars(empty).values(), strict=True)))
+    *_, (found,) = Bootstrap({"a": [joined], "b": [joined]}, resamples=20).class_differences()
+    assert np.isnan(found.estimate.value)
+    assert not found.is_significant
 
 
 def test_p_values_are_corrected_as_holm_says() -> None:
@@ -95,4 +103,4 @@ def test_p_values_are_corrected_as_holm_says() -> None:
 def test_runs_on_different_images_are_refused() -> None:
     generator = np.random.default_rng(5)
     with pytest.raises(InputError, match="different images or classes"):
-        scores({"a": [counts(generator, 0.5, 10)], "b": [counts(generator, 0.5, 11)]})
+        Bootstrap({"a": [counts(generator, 0.5, 10)], "b": [counts(generator, 0.5, 11)]})

@@ -12,7 +12,7 @@ from rich.console import Console
 from segcore.data.base import ClassTable
 from segcore.evaluation.metrics import ConfusionMatrix
 from segcore.evaluation.score_table import score_table
-from segcore.images.visualize import IGNORED_COLOR, RIGHT_COLOR, colorize, error_map, legend, overlay
+from segcore.images.visualize import IGNORED_COLOR, RIGHT_COLOR, colorize, error_map, legend, overlay, with_legend
 
 PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)  # RGB
 CLASSES = ClassTable(("road", "sky", "tree"), PALETTE)
@@ -54,6 +54,20 @@ def test_a_legend_shows_the_color_of_every_class_and_wraps_its_lines() -> None:
             assert (picture == color[::-1]).all(axis=-1).any()
     only_sky = legend(CLASSES, present=[1], width=600)
     assert not (only_sky == PALETTE[0][::-1]).all(axis=-1).any()
+
+
+def test_a_picture_gets_the_classes_that_occur_below_it() -> None:
+    picture, label = np.zeros((4, 300, 3), np.uint8), np.full((4, 300), 2, np.uint8)
+    label[0] = 255
+    shown = with_legend(picture, label, CLASSES)
+    np.testing.assert_array_equal(shown[:4], picture)
+    np.testing.assert_array_equal(shown[4:], legend(CLASSES, present=[2], width=300))
+    assert with_legend(picture, np.full_like(label, 255), CLASSES) is picture
+
+
+def test_a_name_without_letters_in_the_font_is_drawn_as_its_number() -> None:
+    table = ClassTable(("道路",), PALETTE[:1])
+    np.testing.assert_array_equal(legend(table), legend(ClassTable(("class 0",), PALETTE[:1])))
 
 
 def test_the_table_has_a_row_per_class_and_the_means() -> None:

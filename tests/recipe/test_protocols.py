@@ -44,7 +44,7 @@ def test_training_settings_are_those_of_the_papers(
 
 
 def test_every_fragment_is_of_a_data_set_that_exists() -> None:
-    assert {fragment.data.dataset for fragment in FRAGMENTS.values()} <= set(DATASETS) - {"folder"}
+    assert {fragment.data.dataset for fragment in FRAGMENTS.values()} <= set(DATASETS)
 
 
 def test_windows_are_those_of_the_papers() -> None:

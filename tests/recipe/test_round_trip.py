@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import fields, replace
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import hypothesis.strategies as st
 import pytest
@@ -37,7 +37,7 @@ def values(hint: Any, allowed: Range | None) -> st.SearchStrategy[Any]:
         return st.lists(values(kinds[0], allowed), max_size=3).map(tuple)
     if get_origin(hint) is tuple:
         return st.tuples(*(values(kind, allowed) for kind in kinds))
-    if get_origin(hint) is UnionType:
+    if get_origin(hint) in (UnionType, Union):  # the second where a Literal is in it
         return st.one_of(*(values(kind, allowed) for kind in kinds))
     return {bool: st.booleans(), str: TEXT, NoneType: st.none()}[hint]
 

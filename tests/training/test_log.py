@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
 import os
 import re
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import IO, Any, Literal
 
 import cv2
 import numpy as np
@@ -18,7 +17,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segcore.errors import InputError
+from segcore.files import open_to_append
+from segcore.training import log
 from segcore.training.log import JsonLines, NullLogger, Pace, RunLogger, create_logger, used_memory
+
+TRACKERS = ("tensorboard",)
 
 
 def _lines(work_dir: Path) -> list[dict[str, Any]]:
@@ -26,14 +29,14 @@ def _lines(work_dir: Path) -> list[dict[str, Any]]:
 
 
 def _run(work_dir: Path, iterations: list[int], start: int = 0) -> None:
-    with create_logger(work_dir, 100, start=start) as logger:
+    with create_logger(work_dir, 100, start=start, trackers=TRACKERS) as logger:
         for iteration in iterations:
             logger.step(0.5, 0.125, 8)
             logger.train(iteration, {"loss": 1.0 / iteration, "lr": 0.01, "decode.acc_seg": 50.0})
 
 
 def test_train_lines_hold_the_terms_and_the_pace(tmp_path: Path) -> None:
-    with create_logger(tmp_path, 100) as logger:
+    with create_logger(tmp_path, 100, trackers=TRACKERS) as logger:
         for _ in range(10):
             logger.step(0.5, 0.125, 8)
         logger.train(10, {"loss": 2.0, "lr": 0.01, "decode.loss_ce": 2.0})
@@ -56,7 +59,7 @@ def test_the_pace_covers_the_steps_since_the_last_report_only() -> None:
 
 
 def test_validation_lines_hold_every_class_and_the_text_the_means_only(tmp_path: Path) -> None:
-    with create_logger(tmp_path, 100) as logger:
+    with create_logger(tmp_path, 100, trackers=TRACKERS) as logger:
         logger.validation(20, {"mIoU": 0.5, "aAcc": 0.75, "IoU.road": 0.9, "IoU.train": math.nan})
     (line,) = _lines(tmp_path)
     assert line["mode"] == "val"
@@ -85,7 +88,7 @@ def test_a_resumed_run_continues_the_files_without_what_it_repeats(tmp_path: Pat
 def test_tensorboard_gets_curves_and_pictures(tmp_path: Path) -> None:
     picture = np.zeros((6, 4, 3), np.uint8)
     picture[..., 0] = 255  # blue: pictures are BGR everywhere in this project
-    with create_logger(tmp_path, 10) as logger:
+    with create_logger(tmp_path, 10, trackers=TRACKERS) as logger:
         logger.step(1.0, 0.0, 1)
         logger.train(5, {"loss": 3.0, "lr": 0.1})
         logger.validation(5, {"mIoU": 0.25})
@@ -102,7 +105,7 @@ def test_tensorboard_gets_curves_and_pictures(tmp_path: Path) -> None:
 def test_warnings_of_the_package_reach_the_file_while_the_run_lasts(tmp_path: Path) -> None:
     package = logging.getLogger("segcore")
     before = (list(package.handlers), package.level, package.propagate)
-    with create_logger(tmp_path, 10) as logger:
+    with create_logger(tmp_path, 10, trackers=TRACKERS) as logger:
         logging.getLogger("segcore.weights.files").warning("a state is damaged")
         logger.message("hello")
     assert (list(package.handlers), package.level, package.propagate) == before
@@ -134,34 +137,6 @@ def test_other_processes_say_nothing(tmp_path: Path) -> None:
 def test_the_silent_logger_has_every_method_of_the_real_one() -> None:
     public = {name for name in vars(RunLogger) if not name.startswith("_")}
     assert public == {name for name in vars(NullLogger) if not name.startswith("_")}
-
-
-def test_an_absent_wandb_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"pip install 'segcore\[wandb\]'"):
-        create_logger(tmp_path, 10, wandb=True)
-
-
-def test_wandb_gets_the_numbers_and_one_identity_per_work_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logged: list[tuple[dict[str, Any], int]] = []
-    identities: list[str] = []
-
-    def init(**options: Any) -> SimpleNamespace:
-        identities.append(options["id"])
-        assert options["resume"] == "allow"
-        return SimpleNamespace(log=lambda values, step: logged.append((values, step)), finish=lambda: None)
-
-    fake = ModuleType("wandb")
-    fake.__spec__ = SimpleNamespace(name="wandb")  # pyright: ignore[reportAttributeAccessIssue]
-    fake.init = init  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    for _ in range(2):
-        with create_logger(tmp_path, 10, wandb=True) as logger:
-            logger.validation(5, {"mIoU": 0.25})
-    assert logged == [({"val/mIoU": 0.25}, 5)] * 2
-    assert identities[0] == identities[1]
 
 
 def test_a_run_from_iteration_0_drops_the_lines_of_one_that_saved_nothing(tmp_path: Path) -> None:
@@ -214,3 +189,65 @@ def test_a_log_of_numbers_that_is_a_link_is_replaced_by_a_file(tmp_path: Path) -
     _run(folder, [1])
     assert victim.read_text() == ""
     assert len(_lines(folder)) == 1
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"[]", b"7", b'{"iteration": "x", "mode": "train"}', b"[" * 100_000])
+def test_a_damaged_line_does_not_stop_a_run_that_goes_on_and_stays_for_its_owner(tmp_path: Path, damage: bytes) -> None:
+    """Issue 18: a bad byte ended every resumption."""
+    _run(tmp_path, [10, 20])
+    path = tmp_path / "log.jsonl"
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([lines[0], damage, lines[1], b""]))
+    _run(tmp_path, [20, 30], start=10)
+    kept = path.read_bytes().splitlines()
+    assert kept[:2] == [lines[0], damage]
+    assert [json.loads(line)["iteration"] for line in kept[2:]] == [20, 30]
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class _FullDisk:
+    """A file of a disk that is full after `left` more bytes."""
+
+    def __init__(self, file: IO[bytes], left: int) -> None:
+        self.file, self.left = file, left
+
+    def write(self, data: bytes) -> int:
+        self.file.write(data[: self.left])
+        self.left -= len(data)
+        if self.left < 0:
+            raise FULL
+        return len(data)
+
+    def close(self) -> None:
+        self.file.close()
+        raise FULL
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("name", ["log.txt", "log.jsonl", "events.out.tfevents"])
+@pytest.mark.parametrize("left", [0, 9])
+def test_a_full_disk_is_one_sentence_and_what_was_logged_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, left: int
+) -> None:
+    """Issue 18: it was a traceback of the log, of a thread of TensorBoard's, or of `logging`."""
+    _run(tmp_path, [10])
+    before = (tmp_path / "log.jsonl").read_bytes()
+
+    def opened(path: Path, mode: Literal["a", "x"]) -> Any:
+        file = open_to_append(path, mode)
+        return _FullDisk(file, left + 100 * (mode == "x")) if path.name.startswith(name) else file
+
+    monkeypatch.setattr(log, "open_to_append", opened)
+    with pytest.raises(InputError, match=rf"cannot write .*{name}.*: No space left on device"):
+        _run(tmp_path, [20, 30], start=10)
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    assert "Logging error" not in printed
+    assert (tmp_path / "log.jsonl").read_bytes().startswith(before)
+    monkeypatch.undo()
+    _run(tmp_path, [20], start=10)
+    assert [line["iteration"] for line in _lines(tmp_path)] == [10, 20]

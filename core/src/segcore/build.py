@@ -21,7 +21,7 @@ from segcore.segmentor import Segmentor
 from segcore.weights.files import LoadedCheckpoint, load_into, read_checkpoint
 from segcore.weights.header import CheckpointMeta
 
-_STARTING = ("pretrained", "weights", "backbone_norm")
+_STARTING = ("pretrained", "weights", "backbone_norm", "freeze")
 _RATES = ("dropout", "drop_path")
 log = logging.getLogger(__name__)
 

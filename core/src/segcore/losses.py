@@ -160,7 +160,7 @@ class SegmentationLoss(nn.Module):
     def __init__(self, settings: Loss) -> None:
         super().__init__()
         self.settings = settings
-        weight = torch.tensor(settings.class_weight, dtype=torch.float32) if settings.class_weight else None
+        weight = torch.tensor(settings.weights, dtype=torch.float32) if settings.weights else None
         self.register_buffer("class_weight", weight, persistent=False)
 
     def check_classes(self, logits: Tensor) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 from segcore.build import build_model
 from segcore.data import dataset_classes
 from segcore.data.base import ClassTable
 from segcore.data.palette import make_palette
-from segcore.errors import InputError, check
-from segcore.paper import Paper, installed_papers, list_models, load_paper
+from segcore.errors import check
+from segcore.paper import find_model, load_paper
 from segcore.recipe import Optim
 from segcore.recipe.plain import from_plain, to_plain
 from segcore.segmentor import Segmentor
@@ -43,7 +42,7 @@ def create_model(
     Raises:
         InputError: for an unknown name, backbone or option, a value that is impossible, or weights that cannot be had.
     """
-    paper, name = _find(name_or_paper)
+    paper, name = find_model(name_or_paper)
     recipe = paper.recipes[name]
     changes = {**options, "pretrained": pretrained, **({"backbone": backbone} if backbone else {})}
     model = from_plain(paper.model_class, {**to_plain(recipe.model), **changes}, f"create_model({name_or_paper!r})")
@@ -81,17 +80,6 @@ def parameter_groups(model: Segmentor, **changes: Any) -> list[dict[str, Any]]:
     meta = model.known_origin().meta
     settings = from_plain(Optim, {**meta.recipe["optim"], **changes}, "parameter_groups")
     return optim.parameter_groups(model, load_paper(meta.paper).name_map(model), settings)
-
-
-def _find(name: str) -> tuple[Paper, str]:
-    """Return the paper and the recipe that a name means."""
-    papers = installed_papers()
-    paper, _, recipe = name.partition("-")
-    if paper in papers and (not recipe or recipe in papers[paper].recipes):
-        return papers[paper], recipe or next(iter(papers[paper].recipes))
-    close = get_close_matches(name, [*papers, *list_models()], n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else "segcore.list_models() gives the names"
-    raise InputError(f"there is no model {name!r} among the installed papers ({', '.join(papers) or 'none'}); {hint}")
 
 
 def _numbered(num_classes: int) -> ClassTable:

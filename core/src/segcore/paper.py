@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -47,10 +48,17 @@ class Paper:
     """recipe -> source of the maps beside the label that training is supervised with (unept/PAPER 8)."""
     report: Callable[[LoadedCheckpoint], tuple[Section, ...]] | None = None
     """A run's weights -> sections of this paper's own on the run's page (`segcore report`)."""
+    follow_crop: Callable[[Recipe], Recipe] | None = None
+    """recipe with another training crop -> the recipe with whatever else must fit the crop; may round the crop."""
     citation: str = ""
     """BibTeX entry; empty where none is known."""
     proven: str = ""
     """How far the network was compared with the published code, in sentences for a model card."""
+
+    def with_crop(self, recipe: Recipe, crop: tuple[int, int]) -> Recipe:
+        """Return a recipe that trains on crops of another size (height, width), with all that must fit it."""
+        changed = replace(recipe, augment=replace(recipe.augment, crop=crop))
+        return self.follow_crop(changed) if self.follow_crop else changed
 
     def map_source(self, recipe: Recipe) -> MapSource | None:
         """Return the source of the recipe's maps, None where labels are all that training needs."""
@@ -113,6 +121,21 @@ def list_models(pattern: str = "*") -> list[str]:
     """
     names = (f"{paper.name}-{recipe}" for paper in installed_papers().values() for recipe in paper.recipes)
     return [name for name in names if fnmatchcase(name, pattern)]
+
+
+def find_model(name: str) -> tuple[Paper, str]:
+    """Return the paper and the recipe that a name of `list_models` means; a paper alone is its first recipe.
+
+    Raises:
+        InputError: if there is none, with close names.
+    """
+    papers = installed_papers()
+    paper, _, recipe = name.partition("-")
+    if paper in papers and (not recipe or recipe in papers[paper].recipes):
+        return papers[paper], recipe or next(iter(papers[paper].recipes))
+    close = get_close_matches(name, [*papers, *list_models()], n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else "segcore.list_models() gives the names"
+    raise InputError(f"there is no model {name!r} among the installed papers ({', '.join(papers) or 'none'}); {hint}")
 
 
 def load_paper(name: str) -> Paper:

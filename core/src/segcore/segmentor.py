@@ -224,7 +224,7 @@ class EncoderDecoder(Segmentor):
     def legal_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the backbone's legal size for an input, see `Segmentor.legal_size`."""
         ask = getattr(self.backbone, "legal_size", None)
-        return ask(height, width) if ask else (height, width)
+        return (height, width) if ask is None else ask(height, width)
 
     def _pad(self, image: Tensor) -> Tensor:
         """Return the image zero-padded at right and bottom to a legal size."""

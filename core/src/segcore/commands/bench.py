@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
@@ -66,19 +65,15 @@ def measure(paper: Paper, recipe: Recipe, size: tuple[int, int], batches: tuple[
     from segcore import distributed
     from segcore.build import build_model, placed
     from segcore.data import dataset_classes
+    from segcore.evaluation.timing import median_seconds, processor
     from segcore.layers.fuse import fuse_norms
     from segcore.layers.precision import mixed_precision
-    from segcore.segmentor import StepInfo
-    from segcore.training.batches import target_of_labels
+    from segcore.training.step_time import timed_step
 
     device = distributed.current_device(recipe.run.device)
     num_classes = len(dataset_classes(recipe.data).names)
     model = placed(build_model(paper, recipe, num_classes), recipe.run, device)
-    image, image_to_learn = (
-        torch.randn(batch, 3, *size, device=device).to(memory_format=torch.channels_last) for batch in batches
-    )
-    labels = torch.randint(0, num_classes, (batches[1], *size), device=device)
-    target = target_of_labels(labels, paper.map_source(recipe))
+    image = torch.randn(batches[0], 3, *size, device=device).to(memory_format=torch.channels_last)
 
     def forward(network: torch.nn.Module) -> Callable[[], None]:
         def run() -> None:
@@ -87,45 +82,17 @@ def measure(paper: Paper, recipe: Recipe, size: tuple[int, int], batches: tuple[
 
         return run
 
-    def learn() -> None:
-        with mixed_precision(device, recipe.run.amp):
-            losses = model.losses(image_to_learn, target, StepInfo(0, 1, recipe.optim.lr))
-        losses.total().backward()
-        model.zero_grad()
-
     model.eval()
     forms = [("inference", forward(model), batches[0]), ("norms folded", forward(fuse_norms(model)), batches[0])]
-    rows = [_row(name, _median(run, runs, device), batch) for name, run, batch in forms]
+    rows = [_row(name, median_seconds(run, runs, device), batch) for name, run, batch in forms]
     model.train()
-    rows.append(_row("training step", _median(learn, runs, device), batches[1]))
+    learn = timed_step(paper, recipe, model, size, batches[1], device)
+    rows.append(_row("training step", median_seconds(learn, runs, device), batches[1]))
     title = (
-        f"{size[0]}x{size[1]}, {num_classes} classes, precision {recipe.run.amp}, {_processor(device)}, "
+        f"{size[0]}x{size[1]}, {num_classes} classes, precision {recipe.run.amp}, {processor(device)}, "
         f"torch {torch.__version__}"
     )
     return [title, f"{'':16}{'batch':>6}{'ms':>10}{'images/s':>10}", *rows, _memory(device)]
-
-
-def _processor(device: torch.device) -> str:
-    import torch
-
-    if device.type == "cpu":
-        return f"{torch.get_num_threads()} CPU threads"
-    return "Apple GPU" if device.type == "mps" else torch.get_device_module(device).get_device_name(device)
-
-
-def _median(run: Callable[[], None], runs: int, device: torch.device) -> float:
-    """Return the median seconds of a call, finished on the device."""
-    import torch
-
-    wait = (lambda: None) if device.type == "cpu" else torch.accelerator.synchronize
-    seconds = []
-    for _ in range(runs + 2):
-        wait()
-        started = time.perf_counter()
-        run()
-        wait()
-        seconds.append(time.perf_counter() - started)
-    return sorted(seconds[2:])[runs // 2]
 
 
 def _row(name: str, seconds: float, batch: int) -> str:

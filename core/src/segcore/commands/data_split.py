@@ -53,7 +53,8 @@ def main(words: list[str]) -> int:
     from rich.progress import Progress  # with torch, only where something is read
 
     from segcore.console import PlainConsole
-    from segcore.data.split import divide, group_names, open_folder, read_presence, refuse_existing, write_lists
+    from segcore.data.class_pixels import count_pixels
+    from segcore.data.split import divide, group_names, open_folder, refuse_existing, write_lists
 
     shares = {"train": 1 - options.val - options.test, "val": options.val, "test": options.test}
     parts = [name for name, share in shares.items() if share > 0]
@@ -65,7 +66,8 @@ def main(words: list[str]) -> int:
     groups = group_names(names, options.group)
     with Progress(console=PlainConsole(stderr=True), transient=True) as progress:
         task = progress.add_task("reading masks", total=len(names))
-        presence = read_presence(dataset, workers=options.threads(), progress=lambda: progress.advance(task))
+        counts = count_pixels(dataset, workers=options.threads(), progress=lambda: progress.advance(task))
+    presence = counts > 0
     part_of = divide(presence, groups, [shares[name] for name in parts], options.seed)
     write_lists(files, names, part_of)
     console = PlainConsole(soft_wrap=True)

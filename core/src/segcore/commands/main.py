@@ -25,6 +25,7 @@ COMMANDS: Table = {
     "export": ("segcore.commands.export", "write a trained network as torch.export program or ONNX"),
     "count": ("segcore.commands.count", "parameters and multiply-adds of a recipe's network"),
     "bench": ("segcore.commands.bench", "time a recipe's network on this machine"),
+    "compare": ("segcore.commands.compare", "which head is best on your data: study, statistics, page"),
     "report": ("segcore.commands.report", "HTML page of a work directory: curves, scores, gallery"),
     "demo": ("segcore.commands.demo", "train, test and report on generated scenes in a few minutes"),
 }

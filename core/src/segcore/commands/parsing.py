@@ -13,10 +13,12 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from segcore.commands.foreign import explain_foreign
+from segcore.commands.own import fitted
 from segcore.commands.recipes import find_recipe, recipe_of_checkpoint, recipe_table
 from segcore.errors import InputError, check
 from segcore.paper import Paper
 from segcore.recipe import Recipe, Schedule
+from segcore.recipe.protocols import OWN_RECIPE
 
 Options = TypeVar("Options")
 PATH = tyro.conf.Positional[str]
@@ -159,6 +161,10 @@ def parse_recipe(program: str, paper: Paper, words: Sequence[str], options: type
     name, default = find_recipe(paper, words[0])
     if not default.run.work_dir:
         default = replace(default, run=replace(default.run, work_dir=f"work_dirs/{paper.name}-{name}"))
+    asked = _parse(f"{program} {words[0]}", Request(paper, name, default, options), words[1:])
+    if words[0] != OWN_RECIPE or words[0] not in paper.recipes:
+        return asked
+    default = fitted(paper, default, asked.recipe, words[1:])
     return _parse(f"{program} {words[0]}", Request(paper, name, default, options), words[1:])
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Protocol
 
 from segcore.errors import InputError
@@ -36,10 +38,23 @@ def run_guarded(program: str, argv: Sequence[str] | None, body: Callable[[list[s
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a letter gets its number instead
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda _, frame: _interrupt(program, frame))
     code = _run(program, words, body)
     if argv is None:
         leave_run(code)
     return code
+
+
+def _interrupt(program: str, frame: FrameType | None) -> None:
+    """Answer Ctrl-C: at once while something is imported, since C code may lose the exception and go on with half of
+    a module; else as Python does."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            print(f"{program}: interrupted", file=sys.stderr, flush=True)
+            os._exit(128 + signal.SIGINT)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def leave_run(code: int) -> None:
@@ -66,4 +81,28 @@ def _run(program: str, words: list[str], body: Callable[[list[str]], int]) -> in
         return 2
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
+    except Exception as error:
+        sentence = None if is_debug else _sentence(error)
+        if sentence is None:
+            raise
+        print(f"{program}: {sentence}", file=sys.stderr)
+        return 2
+
+
+def _sentence(error: Exception) -> str | None:
+    """Return what to say of an error that the system or torch raised: a file, a disk, memory; None for others."""
+    from segcore.console import printable
+
+    if "torch" in sys.modules:
+        from segcore.failures import explain
+
+        sentence = explain(error)
+        if sentence:
+            return printable(sentence)
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return printable(f"{name}{error.strerror}; --debug shows where")
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from segcore.data.base import FileDataset, Sample, SegmentationDataset
+    from segcore.evaluation.image_counts import ImageCounter
     from segcore.evaluation.metrics import Scores
 
 
@@ -141,7 +142,7 @@ def _writer(options: TestOptions, dataset: SegmentationDataset) -> Callable[[int
             save_label(_label_path(options, sample.name), label, dataset.classes.palette)
         if options.show_dir:
             path = _overlay_path(options, sample.name)
-            save_overlay(path, sample.image, label, dataset.classes.palette, options.opacity)
+            save_overlay(path, sample.image, label, dataset.classes, options.opacity)
 
     return write
 
@@ -199,7 +200,7 @@ def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Score
     asked = _prepare(paper, name, recipe, options)
     from segcore import distributed  # torch loads only here, so --help is instant
     from segcore.build import for_inference, model_for_checkpoint, placed
-    from segcore.evaluation.evaluate import evaluate
+    from segcore.evaluation.evaluate import evaluate, image_counter
 
     world = distributed.init(recipe.run.device)
     try:
@@ -210,6 +211,7 @@ def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Score
         num_classes = len(asked.dataset.classes.names)
         model = model_for_checkpoint(paper, recipe, num_classes, options.checkpoint, unsafe=options.unsafe)
         model = for_inference(placed(model, recipe.run, world.device).eval(), recipe.run)
+        counter = None if options.format_only else image_counter(asked.dataset, asked.protocol, world.device)
         started = time.perf_counter()
         scores = evaluate(
             model,
@@ -221,25 +223,26 @@ def test(paper: Paper, name: str, recipe: Recipe, options: TestOptions) -> Score
             on_prediction=_writer(options, asked.dataset),
             with_labels=not options.format_only,
             show_progress=world.is_main,
+            counter=counter,
         )
         if world.is_main:
-            _report(asked, scores, time.perf_counter() - started, sha256)
+            _report(asked, scores, counter, time.perf_counter() - started, sha256)
         distributed.barrier()  # the others must not end, and their connections with them, while the first one writes
         return None if options.format_only else scores
     finally:
         distributed.shutdown()
 
 
-def _report(asked: _Test, scores: Scores, seconds: float, sha256: str) -> None:
-    """Write the score and print it, or say that predictions were written."""
+def _report(asked: _Test, scores: Scores, counter: ImageCounter | None, seconds: float, sha256: str) -> None:
+    """Write the score and the counts and print the score, or say that predictions were written."""
     from segcore.console import PlainConsole
 
     console, options, count = PlainConsole(soft_wrap=True), asked.options, len(asked.dataset)
     rate = f"{count} images in {seconds:.1f} s ({count / seconds:.2f} images/s)"
-    if options.format_only:
+    if counter is None:
         console.print(f"wrote {count} predictions for the {asked.dataset.name} server to {options.out}; {rate}")
         return
-    path = _write_score(asked, summarize(scores, options.eval), sha256)
+    path = _write_score(asked, scores, counter, sha256)
     published = _published(asked.paper, asked.name, asked.recipe, options.aug_test)
     note = f" (published {published:g})" if published is not None else ""
     what = f"{asked.paper.name} {asked.name}, {asked.dataset.name} {asked.recipe.data.test_split}"
@@ -247,7 +250,10 @@ def _report(asked: _Test, scores: Scores, seconds: float, sha256: str) -> None:
     print_scores(console, scores, asked.dataset.classes, options.eval, head, note)
 
 
-def _write_score(asked: _Test, metric: Mapping[str, float], sha256: str) -> Path:
+def _write_score(asked: _Test, scores: Scores, counter: ImageCounter, sha256: str) -> Path:
+    """Write the score and the counts of every image beside it; return the path of the score."""
+    from segcore.evaluation.image_counts import ImageCounts, counts_path, write_counts
+
     weights, recipe = Path(asked.options.checkpoint), asked.recipe
     data = ScoredImages.of(recipe.data, recipe.run.data)
     score = ScoreFile(
@@ -260,9 +266,18 @@ def _write_score(asked: _Test, metric: Mapping[str, float], sha256: str) -> Path
         protocol=asked.protocol,
         amp=recipe.run.amp,
         time=now(),
-        metric=defined(metric),
+        metric=defined(summarize(scores, asked.options.eval)),
     )
     path = score_path(asked.folder, weights, data, asked.protocol)
+    counts = ImageCounts(
+        score=score,
+        images=tuple(asked.dataset.sample_name(index) for index in range(len(asked.dataset))),
+        class_names=asked.dataset.classes.names,
+        classes=counter.classes.cpu().numpy(),
+        segments=counter.segments.cpu().numpy(),
+        matrix=scores.counts[: len(scores.names)],
+    )
+    write_counts(counts_path(path), counts)
     write_score(path, score)
     return path
 

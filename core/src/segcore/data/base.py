@@ -80,6 +80,10 @@ class SegmentationDataset(ABC):
     def __getitem__(self, index: int) -> Sample:
         return self.load(index)
 
+    def sample_name(self, index: int) -> str:
+        """Return the name of a sample without decoding it."""
+        return self.load(index).name
+
     def files(self, index: int) -> tuple[Path | None, Path | None]:
         """Return the image and the label file, None for what is not a file."""
         return None, None
@@ -153,6 +157,9 @@ class FileDataset(SegmentationDataset):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def sample_name(self, index: int) -> str:
+        return self.items[index].name
 
     def files(self, index: int) -> tuple[Path | None, Path | None]:
         return self.items[index].image, self.items[index].label

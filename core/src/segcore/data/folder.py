@@ -15,6 +15,7 @@ from segcore.data.listing import IMAGE_SUFFIXES, Item, find_files, first_folder,
 from segcore.data.palette import make_palette
 from segcore.data.read import DataFileError, open_regular
 from segcore.errors import InputError
+from segcore.recipe.plain import is_text
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 """Lossless formats: JPEG would change the values at every border."""
@@ -22,6 +23,7 @@ _MAX_CLASSES = 254  # 255 = ignore, 254 = outside (labels.py)
 SPLITS = ("train", "val", "test")
 ALL = "all"
 """The split of every image, in a folder without subfolders for splits."""
+_CLASS_FILES = ("classes.txt", "classes.json")
 _VALIDATION_SHARE = 10  # every tenth image
 
 
@@ -40,7 +42,7 @@ def read_classes(path: Path) -> ClassTable:
         content: Any = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
     except OSError as error:
         raise InputError(f"cannot read the class file {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # also a number of too many digits, or nested deeply
         raise InputError(f"the class file {path} is not valid: {error}") from error
     palette: Any = None
     if isinstance(content, dict):
@@ -53,6 +55,8 @@ def read_classes(path: Path) -> ClassTable:
     names = tuple(name.strip() for name in content if name.strip())
     if not 1 <= len(names) <= _MAX_CLASSES:
         raise InputError(f"{path}: expected 1 to {_MAX_CLASSES} class names, got {len(names)}")
+    if not all(is_text(name) for name in names):
+        raise InputError(f"{path}: a class name holds characters that no file can (NUL, half of a surrogate pair)")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(f"{path}: the class name {repeated[0]!r} occurs more than once; names must differ")
@@ -89,7 +93,8 @@ class FolderDataset(FileDataset):
     eleventh, ...) validates and tests, the others train. There, `all` is every image, from which a list_file chooses.
 
     Args:
-        classes: class file; empty takes classes.txt or classes.json in the root.
+        classes: class file; empty takes classes.txt or classes.json in the root; without either, `mask_values` name
+            the classes.
         ignore: mask value of pixels without a label; 255 is none either, unless `mask_values` has it.
         mask_values: mask value of each class, in the order of the classes; empty is 0, 1, 2, ...
 
@@ -117,8 +122,12 @@ class FolderDataset(FileDataset):
         **options: Any,
     ) -> None:
         self._images = first_folder([Path(root, "images")], Path(root), self.title, "images")
-        self.classes = read_classes(_find_class_file(Path(root), classes))
         self.ignore, self.mask_values = ignore, tuple(mask_values)
+        if mask_values and not classes and not has_class_file(Path(root)):
+            names = tuple(f"value {value}" for value in mask_values)
+            self.classes = ClassTable(names, make_palette(len(names)))
+        else:
+            self.classes = read_classes(_find_class_file(Path(root), classes))
         _check_mask_values(self.mask_values, ignore, self.classes.names)
         if list_file and not split_folders(Path(root)):
             split = ALL
@@ -166,10 +175,15 @@ def _check_mask_values(values: tuple[int, ...], ignore: int, names: tuple[str, .
         )
 
 
+def has_class_file(root: Path) -> bool:
+    """Tell whether a folder names its classes."""
+    return any((root / name).is_file() for name in _CLASS_FILES)
+
+
 def _find_class_file(root: Path, option: str) -> Path:
     if option:
         return Path(option)
-    for name in ("classes.txt", "classes.json"):
+    for name in _CLASS_FILES:
         if (root / name).is_file():
             return root / name
     raise InputError(

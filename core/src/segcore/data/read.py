@@ -207,6 +207,21 @@ def read_image(path: Path, *, use_orientation: bool = True, max_pixels: int = MA
     return image
 
 
+def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return height and width of an image as `read_image` gives it, from its header where that tells.
+
+    Raises:
+        DataFileError: if it cannot be read.
+    """
+    try:
+        with open_regular(path) as file, _open_header(file, path, max_pixels, "unreadable image") as image:
+            is_turned = image.getexif().get(_ORIENTATION, 1) >= 5
+            return (image.width, image.height) if is_turned else (image.height, image.width)
+    except _BROKEN:  # also 16-bit color, which Pillow does not open
+        height, width = read_image(path, max_pixels=max_pixels).shape[:2]
+        return height, width
+
+
 class Stored(NamedTuple):
     """How a file holds its pixels: bits of a value, and EXIF orientation from 1 (as it is) to 8."""
 

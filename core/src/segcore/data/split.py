@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,28 +54,6 @@ def group_names(names: Sequence[str], rule: str) -> list[str]:
             raise InputError(f"--group {rule} does not match the image {name}; every image needs a group")
         groups.append("\0".join(str(part) for part in match.groups()) or match[0])
     return groups
-
-
-def read_presence(dataset: FolderDataset, *, workers: int, progress: Callable[[], None]) -> np.ndarray:
-    """Return which classes occur in which image, (N, K) bool.
-
-    Raises:
-        InputError: if a mask cannot be used.
-    """
-    num_classes = len(dataset.classes.names)
-    presence = np.zeros((len(dataset), num_classes), bool)
-
-    def read(index: int) -> np.ndarray:
-        return np.bincount(dataset.load_label(index).ravel(), minlength=256)[:num_classes] > 0
-
-    pool = ThreadPoolExecutor(max(workers, 1))
-    try:
-        for index, row in enumerate(pool.map(read, range(len(dataset)))):
-            presence[index] = row
-            progress()
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return presence
 
 
 def divide(presence: np.ndarray, groups: Sequence[str], shares: Sequence[float], seed: int) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from segcore.console import PlainConsole
 from segcore.data.base import Sample, SegmentationDataset
 from segcore.data.workers import quiet_worker, raise_faults
 from segcore.errors import InputError
+from segcore.evaluation.image_counts import ImageCounter, segment_sizes
 from segcore.evaluation.inference import View, predict_labels, views
 from segcore.evaluation.metrics import ConfusionMatrix, Scores
+from segcore.failures import explained, testing_memory
 from segcore.layers.precision import mixed_precision
 from segcore.recipe import AMP, Evaluate
 
@@ -34,6 +36,7 @@ class _Prepared(NamedTuple):
     size: tuple[int, int]
     parts: list[View]
     label: Tensor | None
+    segments: Tensor | None
     sample: Sample | None
 
 
@@ -42,13 +45,20 @@ class _TestSet(Dataset[_Prepared | InputError]):
 
     Args:
         wanted: indices of the images whose samples come along.
+        with_segments: the sizes of the label's segments come along.
     """
 
     def __init__(
-        self, dataset: SegmentationDataset, protocol: Evaluate, *, with_labels: bool, wanted: Collection[int]
+        self,
+        dataset: SegmentationDataset,
+        protocol: Evaluate,
+        *,
+        with_labels: bool,
+        wanted: Collection[int],
+        with_segments: bool,
     ) -> None:
         self.dataset, self.protocol = dataset, protocol
-        self.with_labels, self.wanted = with_labels, wanted
+        self.with_labels, self.wanted, self.with_segments = with_labels, wanted, with_segments
 
     def __getitem__(self, index: int) -> _Prepared | InputError:
         try:
@@ -58,7 +68,7 @@ class _TestSet(Dataset[_Prepared | InputError]):
 
     def _prepare(self, index: int) -> _Prepared:
         sample = self.dataset.load(index)
-        label = None
+        label = segments = None
         if self.with_labels:
             if sample.label is None:
                 raise InputError(
@@ -67,9 +77,12 @@ class _TestSet(Dataset[_Prepared | InputError]):
                 )
             # decoders give read-only arrays, which torch does not take
             label = torch.from_numpy(np.require(sample.label, requirements=["C", "W"]))
+            if self.with_segments:
+                segments = torch.from_numpy(segment_sizes(sample.label))
         height, width = sample.image.shape[:2]
         parts = views(sample.image, self.protocol)
-        return _Prepared(index, sample.name, (height, width), parts, label, sample if index in self.wanted else None)
+        kept = sample if index in self.wanted else None
+        return _Prepared(index, sample.name, (height, width), parts, label, segments, kept)
 
 
 def _only(batch: list[_Prepared | InputError]) -> _Prepared | InputError:
@@ -77,7 +90,9 @@ def _only(batch: list[_Prepared | InputError]) -> _Prepared | InputError:
     return batch[0]
 
 
-def _prepared(test_set: _TestSet, indices: Sequence[int], workers: int, device: torch.device) -> Iterator[_Prepared]:
+def _prepared(
+    test_set: _TestSet, indices: Sequence[int], workers: int, device: torch.device
+) -> Generator[_Prepared, None, None]:
     """Yield the images of this process in order, prepared in loader processes.
 
     Raises:
@@ -136,11 +151,12 @@ def evaluate(
     shown: int | None = None,
     with_labels: bool = True,
     show_progress: bool = False,
+    counter: ImageCounter | None = None,
 ) -> Scores:
     """Return the scores of a network on a data set, over all processes.
 
     Process r of P takes the images r, r + P, ...: every image counts once for any P. Only the confusion matrix is
-    kept: memory does not depend on the number of images.
+    kept, and what `counter` has room for: no image, label or prediction.
 
     Args:
         workers: loader processes, which decode and resize.
@@ -150,6 +166,7 @@ def evaluate(
         shown: for so many images of this process it is called, spread over them; None is all.
         with_labels: off for splits without annotations: the scores are then undefined (NaN).
         show_progress: a bar on the console.
+        counter: counts every image; made by `image_counter`.
 
     Raises:
         InputError: if an image or label cannot be used, labels are wanted and missing, or the protocol names classes
@@ -162,21 +179,36 @@ def evaluate(
     indices = range(world.rank, num_images, world.size)
     count = 0 if on_prediction is None else len(indices) if shown is None else shown
     wanted = {indices[place] for place in evenly_spaced(len(indices), count)}
-    test_set = _TestSet(dataset, protocol, with_labels=with_labels, wanted=wanted)
-    outside = "ignored" if protocol.family == "S" else "predicted"
-    matrix = ConfusionMatrix(len(names), device, names=names, outside=outside)
+    test_set = _TestSet(dataset, protocol, with_labels=with_labels, wanted=wanted, with_segments=counter is not None)
+    matrix = ConfusionMatrix(len(names), device, names=names, outside=_outside(protocol))
     with (
         evaluation_mode(model),
         torch.inference_mode(),
         mixed_precision(device, amp),
         _progress(len(indices), show_progress) as advance,
+        closing(_prepared(test_set, indices, workers, device)) as images,
     ):
-        for image in _prepared(test_set, indices, workers, device):
-            prediction = predict_labels(model, image.parts, protocol, image.size)
+        for image in images:
+            with explained(memory=testing_memory(image.name, image.size)):
+                prediction = predict_labels(model, image.parts, protocol, image.size)
             if image.label is not None:
-                matrix.update(prediction, image.label.to(device, non_blocking=True))
+                label = image.label.to(device, non_blocking=True)
+                matrix.update(prediction, label)
+                if counter is not None and image.segments is not None:
+                    counter.add(image.index, prediction, label, image.segments.to(device, non_blocking=True))
             if on_prediction is not None and image.sample is not None:
                 on_prediction(image.index, image.sample, prediction)
             advance()
     distributed.all_reduce_sum(matrix.matrix)
+    if counter is not None:
+        counter.sum_processes()
     return matrix.scores()
+
+
+def image_counter(dataset: SegmentationDataset, protocol: Evaluate, device: torch.device) -> ImageCounter:
+    """Return what counts every image of a test for `evaluate`."""
+    return ImageCounter(len(dataset), len(dataset.classes.names), device, _outside(protocol))
+
+
+def _outside(protocol: Evaluate) -> Literal["predicted", "ignored"]:
+    return "ignored" if protocol.family == "S" else "predicted"

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcore.evaluation.logit_map import LogitMap, RowTable
+from segcore.evaluation.logit_map import LogitMap, row_table
 from segcore.images.transforms import MEAN, STD, multiple_size, resize_bounds, resize_image, resized_size
+from segcore.layers.kept_by_size import kept_by_size
 from segcore.recipe import Evaluate
 
 BAND_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
@@ -72,8 +73,7 @@ def network_input(view: View, protocol: Evaluate, device: torch.device) -> tuple
         at right and bottom after mirroring.
     """
     pixels = view.pixels.to(device, non_blocking=True).permute(2, 0, 1).flip(0).float()  # (3, h, w) RGB
-    mean = torch.tensor(MEAN, dtype=torch.float32, device=device).reshape(3, 1, 1)
-    inverse_std = (1 / torch.tensor(STD, dtype=torch.float64)).float().to(device).reshape(3, 1, 1)
+    mean, inverse_std = _normalization(device)
     image = ((pixels - mean) * inverse_std).unsqueeze(0)
     image = interpolated(image, view.factor)
     if protocol.flip:
@@ -82,6 +82,13 @@ def network_input(view: View, protocol: Evaluate, device: torch.device) -> tuple
     if protocol.pad_divisor:
         image = _pad(image, multiple_size((height, width), protocol.pad_divisor))
     return image, (height, width)
+
+
+@kept_by_size
+def _normalization(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and 1 / deviation, (3, 1, 1) each; made once, since a GPU is waited for while they are copied."""
+    mean = torch.tensor(MEAN, dtype=torch.float32, device=device).reshape(3, 1, 1)
+    return mean, (1 / torch.tensor(STD, dtype=torch.float64)).float().to(device).reshape(3, 1, 1)
 
 
 def interpolated(image: Tensor, factor: float) -> Tensor:
@@ -200,12 +207,13 @@ def bands(
     Shapes:
         rows, (K, n, W)
     """
-    tables = {height: RowTable.create(height, size[0]) for height in {part.valid[0] for part in maps}}
+    device = maps[0].values[0].device
+    tables = {height: row_table(height, size[0], device) for height in {part.valid[0] for part in maps}}
     is_alone = len(maps) == 1 and not protocol.flip
     needs_softmax = protocol.family == "M" and not (is_ranking and is_alone)
     first = maps[0].values[0]
     widest = max(size[1], *(part.size[1] for part in maps))
-    is_cpu = first.device.type == "cpu"
+    is_cpu = device.type == "cpu"
     budget = BAND_BYTES["cpu"] * torch.get_num_threads() if is_cpu else BAND_BYTES["cuda"]
     height = max(budget // (4 * first.shape[0] * first.shape[1] * widest), 1)
     for start in range(0, size[0], height):

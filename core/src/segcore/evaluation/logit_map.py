@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from segcore.layers.kept_by_size import kept_by_size
 
 
 @dataclass(frozen=True)
@@ -21,25 +24,20 @@ class RowTable:
     """Where the rows of a bilinear resize (align_corners False) come from.
 
     Attributes:
-        lower, upper: (out,) int64, CPU: the two source rows.
-        weight: (out,) float32, CPU: share of the upper row.
+        first, last: (out,) int64: the two source rows, for the host.
+        lower, upper: (out,) int64: the same, on the device.
+        weight: (out,) float32: share of the `upper` row, on the device.
     """
 
+    first: np.ndarray
+    last: np.ndarray
     lower: Tensor
     upper: Tensor
     weight: Tensor
 
-    @classmethod
-    def create(cls, size: int, new_size: int) -> RowTable:
-        """Return the table for `size` -> `new_size` rows, rounded in float32 as F.interpolate does."""
-        step = torch.tensor(size, dtype=torch.float32) / new_size
-        place = (step * (torch.arange(new_size, dtype=torch.float32) + 0.5) - 0.5).clamp_(min=0)
-        lower = place.long().clamp_(max=size - 1)
-        return cls(lower, (lower + 1).clamp_(max=size - 1), (place - lower).clamp_(max=1))
-
     def source(self, start: int, stop: int) -> tuple[int, int]:
         """Return the range of source rows that the new rows [start, stop) need."""
-        return int(self.lower[start]), int(self.upper[stop - 1]) + 1
+        return int(self.first[start]), int(self.last[stop - 1]) + 1
 
     def apply(self, rows: Tensor, first: int, start: int, stop: int) -> Tensor:
         """Return the new rows [start, stop), given the source rows from `first` on.
@@ -47,10 +45,19 @@ class RowTable:
         Shapes:
             rows (..., n, W) -> (..., stop - start, W)
         """
-        lower = (self.lower[start:stop] - first).to(rows.device, non_blocking=True)
-        upper = (self.upper[start:stop] - first).to(rows.device, non_blocking=True)
-        weight = self.weight[start:stop, None].to(rows.device, non_blocking=True)
-        return rows.index_select(-2, lower).lerp_(rows.index_select(-2, upper), weight)
+        lower, upper = self.lower[start:stop] - first, self.upper[start:stop] - first
+        return rows.index_select(-2, lower).lerp_(rows.index_select(-2, upper), self.weight[start:stop, None])
+
+
+@kept_by_size
+def row_table(size: int, new_size: int, device: torch.device) -> RowTable:
+    """Return the table for `size` -> `new_size` rows, rounded in float32 as F.interpolate does."""
+    step = np.float32(size) / np.float32(new_size)
+    place = np.maximum(step * (np.arange(new_size, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+    first = np.minimum(place.astype(np.int64), size - 1)
+    last = np.minimum(first + 1, size - 1)
+    weight = np.minimum(place - first.astype(np.float32), 1)
+    return RowTable(first, last, *(torch.from_numpy(part).to(device) for part in (first, last, weight)))
 
 
 def resize_columns(rows: Tensor, width: int) -> Tensor:
@@ -100,7 +107,7 @@ class LogitMap:
 
     @cached_property
     def _window_rows(self) -> RowTable:
-        return RowTable.create(self.values[0].shape[-2], self.padded[0])
+        return row_table(self.values[0].shape[-2], self.padded[0], self.values[0].device)
 
     def _window_part(self, window: Tensor, start: int, stop: int) -> Tensor:
         """Return the rows [start, stop) of an enlarged window, (B, K, n, window width)."""
@@ -126,8 +133,9 @@ class LogitMap:
             for j, left in enumerate(self.lefts):
                 part = self._window_part(self.values[i * len(self.lefts) + j], low - top, high - top)
                 total[..., low - start : high - start, left : left + width] += part
-        counts = _coverage(self.tops, height, start, stop)[:, None] * _coverage(self.lefts, width, 0, self.size[1])
-        return total.div_(counts.to(total.device, non_blocking=True))[..., : self.valid[1]]
+        down = _coverage(self.tops, height, start, stop, total.device)
+        across = _coverage(self.lefts, width, 0, self.size[1], total.device)
+        return total.div_(down[:, None] * across)[..., : self.valid[1]]
 
     def full(self) -> Tensor:
         """Return the valid part of the map, (B, K, H, W)."""
@@ -139,7 +147,7 @@ class LogitMap:
         Shapes:
             (B, K, stop - start, width)
         """
-        if len(table.lower) == self.valid[0]:
+        if len(table.first) == self.valid[0]:
             return resize_columns(self.rows(start, stop), width)
         first, last = table.source(start, stop)
         if self.is_single and not self.is_softmax and self.values[0].shape[-2] != self.padded[0]:
@@ -150,8 +158,9 @@ class LogitMap:
         return resize_columns(table.apply(self.rows(first, last), first, start, stop), width)
 
 
-def _coverage(starts: Sequence[int], length: int, begin: int, end: int) -> Tensor:
+@kept_by_size
+def _coverage(starts: tuple[int, ...], length: int, begin: int, end: int, device: torch.device) -> Tensor:
     """Return how many of the intervals [s, s + length) hold each of the places [begin, end)."""
-    places = torch.arange(begin, end)
-    first = torch.tensor(starts)[:, None]
+    places = torch.arange(begin, end, device=device)
+    first = torch.tensor(starts, device=device)[:, None]
     return ((places >= first) & (places < first + length)).sum(dim=0).float()

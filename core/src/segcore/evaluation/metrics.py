@@ -191,10 +191,10 @@ class ConfusionMatrix:
         if prediction.shape != label.shape:
             raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in size")
         side = self.num_classes + 1
-        cell = _inside(label, self.num_classes).mul_(side).add_(_inside(prediction, self.num_classes))
+        cell = inside(label, self.num_classes).mul_(side).add_(inside(prediction, self.num_classes))
         # Ignored pixels go to one more cell, so that no mask has to be counted on the CPU.
         cell.masked_fill_(label == IGNORE, side * side)
-        counts = torch.bincount(cell.flatten(), minlength=side * side + 1)
+        counts = count_values(cell, side * side + 1)
         self.matrix += counts[:-1].reshape(side, side)
 
     def scores(self) -> Scores:
@@ -203,7 +203,19 @@ class ConfusionMatrix:
         return Scores(self.names, counts[:-1] if self.outside == "ignored" else counts)
 
 
-def _inside(values: Tensor, num_classes: int) -> Tensor:
+def count_values(values: Tensor, size: int) -> Tensor:
+    """Return how often 0 .. size - 1 occur, (size,) int64; there must be no other values.
+
+    `torch.bincount`, the fastest on a CPU, looks at the values first, for which a GPU would have to be waited for.
+    """
+    values = values.flatten()
+    if values.device.type == "cpu":
+        return torch.bincount(values, minlength=size)
+    ones = torch.ones((), dtype=torch.int64, device=values.device).expand(values.shape)
+    return torch.zeros(size, dtype=torch.int64, device=values.device).scatter_add_(0, values.long(), ones)
+
+
+def inside(values: Tensor, num_classes: int) -> Tensor:
     """Return class numbers as int32, `num_classes` for everything that is no class."""
     result = values.to(torch.int32)
     if values.dtype != torch.uint8:

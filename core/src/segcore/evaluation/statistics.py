@@ -16,8 +16,8 @@ the same data order. `bench/coverage.py` simulates whole studies and counts how 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from segcore.errors import check
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 LEVEL = 0.95
 """Probability that an interval holds the truth."""
 _AT_ONCE = 1 << 24  # weights drawn together: 128 MiB
@@ -67,6 +67,8 @@ class Estimate:
         value: as measured, mean over the seeds.
         low, high: bounds of the 95 % interval.
         p: two-sided probability of a value this far from zero if the truth were zero; NaN for a score.
+
+    A class that no image has is NaN with p 1.
     """
 
     value: float
@@ -82,16 +84,22 @@ class Difference:
     Attributes:
         first, second: their names; the estimate is first minus second.
         estimate: its p is corrected for the number of comparisons (Holm).
+        seeds: trained networks of each that were compared.
     """
 
     first: str
     second: str
     estimate: Estimate
+    seeds: int = 1
 
     @property
     def is_significant(self) -> bool:
-        """Whether the two differ at the 5 % level, over all comparisons together."""
-        return self.estimate.p < 1 - LEVEL
+        """Whether the two differ at the 5 % level, over all comparisons together.
+
+        Never with one seed: its interval is about these trained networks on other images, and another seed may end
+        elsewhere.
+        """
+        return self.seeds > 1 and self.estimate.p < 1 - LEVEL
 
 
 def _check(runs: Mapping[str, Sequence[Counts]]) -> tuple[int, int]:
@@ -110,21 +118,10 @@ def _check(runs: Mapping[str, Sequence[Counts]]) -> tuple[int, int]:
 
 def _weights(generator: np.random.Generator, resamples: int, num_images: int) -> Array:
     """Return how often each image is drawn in each resample: (R, N)."""
-    return generator.multinomial(num_images, np.full(num_images, 1 / num_images), size=resamples).astype(np.float64)
-
-
-def _resampled(runs: Mapping[str, Sequence[Counts]], resamples: int, seed: int) -> dict[str, Array]:
-    """Return the IoU of every network, seed, resample and class: (S, R, K) each; all share the drawn images."""
-    num_images, num_classes = _check(runs)
-    generator = np.random.default_rng(seed)
-    result = {name: np.empty((len(seeds), resamples, num_classes)) for name, seeds in runs.items()}
-    step = max(_AT_ONCE // num_images, 1)
-    for start in range(0, resamples, step):
-        weights = _weights(generator, min(step, resamples - start), num_images)
-        for name, seeds in runs.items():
-            for index, counts in enumerate(seeds):
-                result[name][index, start : start + len(weights)] = counts.iou(weights).reshape(len(weights), -1)
-    return result
+    drawn = generator.integers(num_images, size=(resamples, num_images))
+    drawn += num_images * np.arange(resamples)[:, None]
+    counted = np.bincount(drawn.ravel(), minlength=resamples * num_images)
+    return counted.reshape(resamples, num_images).astype(np.float64)
 
 
 def _mean(iou: Array) -> Array:
@@ -151,17 +148,20 @@ def _draws(measured: Array, resampled: Array, seed: int) -> Array:
 def _estimate(measured: Array, resampled: Array, seed: int, is_difference: bool = False) -> Estimate:
     value = float(measured.mean())
     draws = _draws(measured, resampled, seed)
+    draws = draws[np.isfinite(draws)]  # a rare class may be in no drawn image
+    if not len(draws) or np.isnan(value):
+        return Estimate(float("nan"), float("nan"), float("nan"), 1.0)
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(draws, (tail, 1 - tail))
     if not is_difference:
-        return Estimate(value, float(low), float(high))
+        return Estimate(value, max(float(low), 0.0), min(float(high), 1.0))
     # how often a draw lies on the other side of zero; never 0, since so few draws cannot show that
     beyond = min((draws <= 0).sum(), (draws >= 0).sum())
     return Estimate(value, float(low), float(high), min(1.0, 2 * (float(beyond) + 1) / (len(draws) + 1)))
 
 
-def scores(runs: Mapping[str, Sequence[Counts]], *, resamples: int = 10_000, seed: int = 0) -> dict[str, Estimate]:
-    """Return the mIoU of every network, as a fraction, with its interval.
+class Bootstrap:
+    """Networks measured on the same images, drawn again: images by resampling, which all networks share.
 
     Args:
         runs: network -> counts of its runs, one per seed, all on the same images.
@@ -170,41 +170,62 @@ def scores(runs: Mapping[str, Sequence[Counts]], *, resamples: int = 10_000, see
 
     Raises:
         InputError: if the networks were tested on different images or classes.
+
+    Shapes:
+        measured: network -> (S, K); drawn: network -> (S, R, K) float32, IoU of every class, NaN where it has no pixel
     """
-    drawn = _resampled(runs, resamples, seed)
-    return {
-        name: _estimate(np.asarray([_mean(counts.iou()) for counts in seeds]), _mean(drawn[name]), seed)
-        for name, seeds in runs.items()
-    }
 
+    def __init__(self, runs: Mapping[str, Sequence[Counts]], *, resamples: int = 10_000, seed: int = 0) -> None:
+        num_images, num_classes = _check(runs)
+        self.seed, self.num_classes = seed, num_classes
+        self.measured = {name: np.stack([counts.iou() for counts in seeds]) for name, seeds in runs.items()}
+        self.drawn = {name: np.empty((len(seeds), resamples, num_classes), np.float32) for name, seeds in runs.items()}
+        generator = np.random.default_rng(seed)
+        step = max(_AT_ONCE // num_images, 1)
+        for start in range(0, resamples, step):
+            weights = _weights(generator, min(step, resamples - start), num_images)
+            for name, seeds in runs.items():
+                for index, counts in enumerate(seeds):
+                    part = counts.iou(weights).reshape(len(weights), -1)
+                    self.drawn[name][index, start : start + len(weights)] = part
 
-def differences(
-    runs: Mapping[str, Sequence[Counts]], *, of_class: int | None = None, resamples: int = 10_000, seed: int = 0
-) -> list[Difference]:
-    """Return every pair of networks with the difference of their mIoU, or of the IoU of one class.
+    def scores(self) -> dict[str, Estimate]:
+        """Return the mIoU of every network, as a fraction, with its interval."""
+        return {
+            name: _estimate(_mean(measured), _mean(self.drawn[name]), self.seed)
+            for name, measured in self.measured.items()
+        }
 
-    Networks with different numbers of seeds are compared on those that both have.
+    def class_scores(self) -> list[dict[str, Estimate]]:
+        """Return for every class the IoU of every network with its interval."""
+        return [
+            {name: _estimate(iou[:, k], self.drawn[name][..., k], self.seed) for name, iou in self.measured.items()}
+            for k in range(self.num_classes)
+        ]
 
-    Args:
-        of_class: number of the class; None takes the mean over classes.
+    def differences(self) -> list[Difference]:
+        """Return every pair of networks with the difference of their mIoU.
 
-    Raises:
-        InputError: if the networks were tested on different images or classes.
-    """
-    drawn = _resampled(runs, resamples, seed)
+        Networks with different numbers of seeds are compared on those that both have.
+        """
+        return corrected(self._pairs(_mean))
 
-    def quantity(iou: Array) -> Array:
-        return _mean(iou) if of_class is None else iou[..., of_class]
+    def class_differences(self) -> list[list[Difference]]:
+        """Return for every class the pairs with the difference of its IoU; p is corrected over all classes together."""
+        found = [self._pairs(lambda iou, k=k: iou[..., k]) for k in range(self.num_classes)]
+        together = iter(corrected([pair for pairs in found for pair in pairs]))
+        return [[next(together) for _ in pairs] for pairs in found]
 
-    measured = {name: np.asarray([quantity(c.iou()) for c in seeds]) for name, seeds in runs.items()}
-    resampled = {name: quantity(values) for name, values in drawn.items()}
-    found: list[Difference] = []
-    for first, second in combinations(runs, 2):
-        both = min(len(measured[first]), len(measured[second]))
-        gap = measured[first][:both] - measured[second][:both]
-        drawn_gap = resampled[first][:both] - resampled[second][:both]
-        found.append(Difference(first, second, _estimate(gap, drawn_gap, seed, is_difference=True)))
-    return corrected(found)
+    def _pairs(self, quantity: Callable[[Array], Array]) -> list[Difference]:
+        found: list[Difference] = []
+        for first, second in combinations(self.measured, 2):
+            both = min(len(self.measured[first]), len(self.measured[second]))
+            gap, drawn = (
+                quantity(values[first][:both]) - quantity(values[second][:both])
+                for values in (self.measured, self.drawn)
+            )
+            found.append(Difference(first, second, _estimate(gap, drawn, self.seed, is_difference=True), both))
+        return found
 
 
 def corrected(found: Sequence[Difference]) -> list[Difference]:
@@ -215,7 +236,4 @@ def corrected(found: Sequence[Difference]) -> list[Difference]:
     for rank, index in enumerate(order):
         largest = max(largest, min(1.0, (len(found) - rank) * found[index].estimate.p))
         adjusted[index] = largest
-    return [
-        Difference(d.first, d.second, Estimate(d.estimate.value, d.estimate.low, d.estimate.high, p))
-        for d, p in zip(found, adjusted, strict=True)
-    ]
+    return [replace(d, estimate=replace(d.estimate, p=p)) for d, p in zip(found, adjusted, strict=True)]

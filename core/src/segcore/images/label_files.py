@@ -6,17 +6,23 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from segcore.data.base import load_classes
+from segcore.data.base import ClassTable, load_classes
 from segcore.data.labels import cityscapes_label_ids, cityscapes_train_ids, reduce_zero_label
 from segcore.errors import InputError
-from segcore.files import writing
-from segcore.images.visualize import overlay
+from segcore.files import atomic_write
+from segcore.images.visualize import overlay, with_legend
 from segcore.opencv import cv2
 
+_MADE_WITH = "segcore"  # keyword of the text in a PNG
 
-def save_label(path: Path, label: np.ndarray, palette: np.ndarray | None) -> Path:
+
+def save_label(path: Path, label: np.ndarray, palette: np.ndarray | None, made_with: str = "") -> Path:
     """Write a label map as PNG: 8 bit, with colors where a palette is given; 16 bit gray above 255 classes.
+
+    Args:
+        made_with: text that is kept in the file, for `made_with`.
 
     Shapes:
         label (H, W) integers, palette (K, 3) uint8 RGB
@@ -27,20 +33,38 @@ def save_label(path: Path, label: np.ndarray, palette: np.ndarray | None) -> Pat
         picture = Image.fromarray(label.astype(np.uint8))
         if palette is not None:
             picture.putpalette(np.asarray(palette, np.uint8)[:256].tobytes())
-    with writing(path):
-        picture.save(path)
+    texts = PngInfo()
+    if made_with:
+        texts.add_text(_MADE_WITH, made_with)
+    with atomic_write(path, is_flushed=False) as file:
+        picture.save(file, "PNG", pnginfo=texts)
     return path
 
 
-def save_overlay(path: Path, image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float) -> Path:
+def made_with(path: Path) -> str:
+    """Return the text that `save_label` kept in a label map; empty where there is none, or no such file."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            return str(picture.info.get(_MADE_WITH, ""))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # of files that are no whole PNG
+        return ""
+
+
+def save_overlay(
+    path: Path, image: np.ndarray, label: np.ndarray, classes: ClassTable, opacity: float, *, legend: bool = False
+) -> Path:
     """Write the class colors blended over an image, in the format of the suffix.
 
+    Args:
+        legend: put the names of the classes that occur below it; the file is then higher than the image.
+
     Shapes:
-        image (H, W, 3) uint8 BGR, label (H, W), palette (K, 3) uint8 RGB
+        image (H, W, 3) uint8 BGR, label (H, W)
     """
-    _, data = cv2.imencode(path.suffix, overlay(image, label, palette, opacity))
-    with writing(path):
-        path.write_bytes(data.tobytes())
+    picture = overlay(image, label, classes.palette, opacity)
+    _, data = cv2.imencode(path.suffix, with_legend(picture, label, classes) if legend else picture)
+    with atomic_write(path, is_flushed=False) as file:
+        file.write(data.tobytes())
     return path
 
 

@@ -50,6 +50,18 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: 
     return np.where(is_class[..., None], blended, image)
 
 
+def with_legend(picture: np.ndarray, label: np.ndarray, classes: ClassTable) -> np.ndarray:
+    """Put the names and colors of the classes that occur in a label map below a picture of it.
+
+    Shapes:
+        picture (H, W, 3) uint8 BGR, label (H, W) -> (H + h, W, 3) uint8 BGR; the picture itself where no class occurs
+    """
+    present = [int(number) for number in np.unique(label) if 0 <= number < len(classes.names)]
+    if not present:
+        return picture
+    return np.concatenate([picture, legend(classes, present=present, width=picture.shape[1])])
+
+
 def error_map(prediction: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Paint wrong pixels in the color of the class they should have, right ones gray, unlabeled ones white.
 
@@ -77,7 +89,7 @@ def legend(classes: ClassTable, *, present: Sequence[int] = (), width: int = 960
     places: list[tuple[int, int, int]] = []  # class, x, y
     x, y = 4, 0
     for number in numbers:
-        (length, _), _ = cv2.getTextSize(classes.names[number], font, size, 1)
+        (length, _), _ = cv2.getTextSize(_drawable(classes, number), font, size, 1)
         needed = box + 6 + length + gap
         if x > 4 and x + needed > width:
             x, y = 4, y + line
@@ -89,5 +101,11 @@ def legend(classes: ClassTable, *, present: Sequence[int] = (), width: int = 960
         cv2.rectangle(picture, (left, top + 4), (left + box, top + 4 + box), color, cv2.FILLED)
         cv2.rectangle(picture, (left, top + 4), (left + box, top + 4 + box), (90, 90, 90), 1)
         origin = (left + box + 6, top + 4 + box - 3)
-        cv2.putText(picture, classes.names[number], origin, font, size, (30, 30, 30), 1, cv2.LINE_AA)
+        cv2.putText(picture, _drawable(classes, number), origin, font, size, (30, 30, 30), 1, cv2.LINE_AA)
     return picture
+
+
+def _drawable(classes: ClassTable, number: int) -> str:
+    """Return the name of a class, or its number where OpenCV's font has no letters for the name."""
+    name = classes.names[number]
+    return name if name.isascii() else f"class {number}"

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
-from timm.layers import Conv2dSame, conv_bn_act
+from timm.layers import conv_bn_act
+from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from timm.layers.split_attn import SplitAttn
 from timm.models import FeatureListNet, efficientnet, hrnet, resnet
@@ -42,7 +43,6 @@ _IN_ORDER = (
     InvertedResidual,
     EdgeResidual,
 )
-_CONVOLUTIONS = (nn.Conv2d, Conv2dSame, PointwiseConv)
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
@@ -55,6 +55,10 @@ def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
         scale = scale * norm.weight
     shift = -norm.running_mean * scale
     return scale, shift + norm.bias if norm.affine else shift
+
+
+def _is_convolution(layer: object) -> TypeGuard[nn.Conv2d]:
+    return type(layer) in (nn.Conv2d, Conv2dSame, PointwiseConv)  # others may change their weights as they run
 
 
 def _can_fold(norm: nn.Module) -> bool:
@@ -121,12 +125,12 @@ def fuse_norms(model: _Network) -> _Network:
 
 def _fold_block(block: nn.Module) -> None:
     conv, norm = block.conv, getattr(block, "bn", None)
-    if type(conv) in _CONVOLUTIONS and isinstance(norm, nn.Module):
+    if _is_convolution(conv) and isinstance(norm, nn.Module):
         block.bn = fold_into_previous(conv, norm)
 
 
 def _fold_in_order(module: nn.Module) -> None:
     for (_, layer), (name, following) in pairwise(list(module.named_children())):
         last = layer[-1] if isinstance(layer, nn.Sequential) and len(layer) else layer  # a stem of several convolutions
-        if type(last) in _CONVOLUTIONS:
+        if _is_convolution(last):
             setattr(module, name, fold_into_previous(last, following))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,22 @@ def mixed_precision(device: torch.device, amp: AMP) -> torch.autocast:
     """Return the autocast context of --run.amp; one that changes nothing for off."""
     dtype = torch.float16 if amp == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=amp != "off")
+
+
+@contextmanager
+def training_precision(device: torch.device, allow_tf32: bool) -> Iterator[None]:
+    """Allow or forbid TF32 (matrix products of 10 bits of mantissa) within the block, on NVIDIA GPUs only."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if allow_tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = allow_tf32
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def full_precision(device_type: str) -> AbstractContextManager[object]:

@@ -12,8 +12,10 @@ Plain data, without torch; what one paper alone changes (batch, schedule, loss) 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Self
 
+from segcore.errors import InputError
 from segcore.recipe import Augment, Data, Evaluate, Loss, Model, Optim, Published, Recipe, Run, Schedule
 
 LIP_PAIRS = ((14, 15), (16, 17), (18, 19))
@@ -192,3 +194,45 @@ CAMVID = SmallFragment(
     log_interval=50,
     note="11 classes, from scratch",
 )
+
+OWN_RECIPE = "own"
+"""Name of every paper's recipe for a folder of one's own, whose sizes are taken from the pictures (`data.fitting`)."""
+OWN = SmallFragment(
+    data=Data(dataset="folder", batch=8, workers=1),
+    augment=Augment(scale=(2048, 512), ratio=(0.75, 1.5), crop=(320, 320)),
+    evaluate=Evaluate(scale=(2048, 512)),
+    warmup=100,
+    log_interval=20,
+    note="your images/ and masks/: sizes, crop and iterations by the pictures",
+)
+"""A few hundred pictures of one's own, from ImageNet weights; what the rule replaces is for pictures of 480x640."""
+
+_BY_DATASET = {
+    part.data.dataset: part
+    for part in (
+        *(
+            TOY,
+            CAMVID,
+            OWN.splits("train", "test"),
+            ADE20K_512,
+            CITYSCAPES,
+            BDD100K,
+            PASCAL_CONTEXT_59,
+            PASCAL_CONTEXT_60,
+        ),
+        *(COCO_STUFF_10K, COCO_STUFF_10K_182, COCO_STUFF_164K, LIP),
+    )
+}
+
+
+def fragment_of(dataset: str) -> Fragment:
+    """Return the settings that heads are compared with on a data set.
+
+    Raises:
+        InputError: if there is no such data set.
+    """
+    if dataset not in _BY_DATASET:
+        close = get_close_matches(dataset, _BY_DATASET, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(_BY_DATASET)}"
+        raise InputError(f"there is no data set {dataset!r}; {hint}")
+    return _BY_DATASET[dataset]

@@ -7,11 +7,11 @@ that listing and `--help` need no torch. The docstring under a field is its help
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import tyro
 
-from segcore.errors import check
+from segcore.errors import InputError, check
 from segcore.recipe.ranges import AT_LEAST_1, BELOW_1, BYTE, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 
 AMP = Literal["off", "bf16", "fp16"]
@@ -55,9 +55,20 @@ class Model:
     """File with ImageNet weights of the backbone (.pth or .safetensors); empty downloads them through timm."""
     backbone_norm: Literal["sync", "batch", "frozen"] = "sync"
     """Batch norms of the backbone: synchronized over GPUs, per GPU, or fixed at their stored statistics."""
+    freeze: Literal["none", "backbone"] = "none"
+    """backbone: its weights and the statistics of its norms stay what they are at the start."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "model")
+
+    def suited_to(self, crop: tuple[int, int], lr: float) -> Self:
+        """Return the same network for another training: what follows from its crop or learning rate is set anew.
+
+        Args:
+            crop: height and width of the training crop, pixels.
+            lr: base learning rate.
+        """
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +105,10 @@ class Data:
     """Images per optimizer step over ALL processes and accumulation steps; the learning rate is never rescaled."""
     workers: Annotated[int, _WORKERS] = 4
     """Loader processes per training process."""
+    rare_temperature: Annotated[float, NOT_NEGATIVE] = 0.0
+    """0 trains on every image once per epoch. Above, a class is drawn for each place of a batch, c of share f_c of the
+    labeled pixels with probability ~ exp((1 - f_c) / T), then an image that shows it (rare class sampling of DAFormer,
+    CVPR 2022: T = 0.01; larger T is milder)."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "data")
@@ -142,8 +157,9 @@ class Loss:
 
     average: Literal["all", "valid"] = "all"
     """all: divide by every pixel, ignored ones included (published, family M). valid: by labeled pixels only."""
-    class_weight: Annotated[tuple[float, ...], NOT_NEGATIVE] = ()
-    """Weight of each class; empty weighs all alike."""
+    class_weight: Annotated[tuple[float, ...] | Literal["auto"], NOT_NEGATIVE] = ()
+    """Weight of each class; empty weighs all alike. auto: ~ 1 / ln(1.02 + f_c) for class c of share f_c of the labeled
+    training pixels (ENet, arXiv 1606.02147), with a mean of 1 over these pixels."""
     ohem: bool = False
     """Keep only hard pixels."""
     ohem_threshold: Annotated[float, SHARE] = 0.7
@@ -157,6 +173,17 @@ class Loss:
 
     def __post_init__(self) -> None:
         check_ranges(self, "loss")
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weight of each class as numbers; empty weighs all alike.
+
+        Raises:
+            InputError: if they are still to be taken from the training data.
+        """
+        if self.class_weight == "auto":
+            raise InputError("--loss.class-weight auto is counted when a training starts; give numbers here")
+        return self.class_weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,6 +350,9 @@ class Run:
     """cpu, cuda, mps (Apple), xpu (Intel), or auto: CUDA if there is any, else the CPU."""
     amp: AMP = "off"
     """Automatic mixed precision of the forward pass."""
+    tf32: bool = True
+    """Train with TF32 matrix products and convolutions on NVIDIA GPUs that have it, as the published code did by the
+    default of torch at its time. Tests and predictions keep torch's own."""
     compile: bool = False
     """Run the training step through torch.compile."""
     channels_last: bool = True
@@ -341,8 +371,16 @@ class Run:
     """Iterations between saved states; the last one is always saved."""
     keep: Annotated[int, AT_LEAST_1] = 2
     """States kept, beside the best weights."""
+    patience: Annotated[int, NOT_NEGATIVE] = 0
+    """Stop after so many validations in a row without a better mIoU; 0 never does."""
+    recompute: bool = False
+    """Keep only what enters each block of the backbone and compute the rest again in the backward pass: less memory,
+    the same gradients, about a third slower."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Where numbers and pictures go beside log.jsonl: names of the entry-point group segcore.trackers (tensorboard,
+    wandb, mlflow, trackio, each but the first an extra of segcore, and those of other packages)."""
     wandb: bool = False
-    """Also log to Weights & Biases (extra `segcore[wandb]`)."""
+    """The same as the tracker wandb beside the others."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "run")
@@ -350,6 +388,15 @@ class Run:
             not (self.resume and self.resume_from),
             "--resume goes on from the last state, --resume-from from the given one; choose one of them",
         )
+        check(
+            not (self.recompute and self.compile),
+            "--run.recompute and --run.compile exclude each other: torch.compile chooses by itself what to keep",
+        )
+
+    @property
+    def all_trackers(self) -> tuple[str, ...]:
+        """The trackers, each once."""
+        return tuple(dict.fromkeys((*self.trackers, *(("wandb",) if self.wandb else ()))))
 
 
 @dataclass(frozen=True, kw_only=True)

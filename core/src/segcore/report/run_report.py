@@ -23,6 +23,7 @@ from segcore.paper import Paper
 from segcore.recipe import Data, Evaluate, Published, Run
 from segcore.recipe.file import FILE_NAME, RecipeFile, read_recipe_file
 from segcore.recipe.plain import from_plain
+from segcore.training.run_folder import read_log, training_seconds
 from segcore.weights.files import read_checkpoint
 from segcore.weights.header import CheckpointMeta, find_weights
 
@@ -30,6 +31,7 @@ GALLERY = "gallery"
 """Folder of a work directory with "NUMBER NAME.image.png", .label.png (where labeled) and .prediction.png."""
 Part = TypeVar("Part", Data, Evaluate, Published, Run)
 log = logging.getLogger(__name__)
+_YEAR_9999 = 250_000_000_000  # seconds, where the calendar of Python ends
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # tensors of a file that are not parameters
 
 
@@ -127,7 +129,7 @@ def collect(work_dir: str | Path, papers: Mapping[str, Paper], *, data_root: str
         iterations=max((line["iteration"] for line in lines), default=meta.iteration),
         num_images=single.images if single else 0,
         parameters=sum(t.numel() for name, t in loaded.tensors.items() if not name.endswith(_STATISTICS)),
-        seconds=_training_seconds(lines, data.batch),
+        seconds=training_seconds(lines, data.batch),
         losses=(Series("loss", _points(lines, "train", "loss")),),
         mious=(Series("mIoU", _points(lines, "val", "mIoU")),),
         rates=(Series("learning rate", _points(lines, "train", "lr")),),
@@ -147,47 +149,13 @@ def _part(document: RecipeFile, cls: type[Part], folder: Path) -> Part:
     return from_plain(cls, document.recipe.get(name), f"{folder / FILE_NAME}: {name}")
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log.jsonl by iteration; of a line logged twice (a resumed run) the later one counts.
-
-    A last line that was cut by a killed process is left out.
-
-    Raises:
-        InputError: if there is no such file, or a line before the last is not JSON.
-    """
-    try:
-        texts = [text for text in path.read_text("utf-8").splitlines() if text.strip()]
-    except FileNotFoundError as error:
-        raise InputError(f"there is no {path}; a report needs the log of a training run") from error
-    entries: dict[tuple[str, int], dict[str, Any]] = {}
-    for number, text in enumerate(texts, start=1):
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError as error:
-            if number == len(texts):
-                break
-            raise InputError(f"{path}, line {number} is not JSON: {error}; remove the line") from error
-        entries[line["mode"], line["iteration"]] = line
-    return sorted(entries.values(), key=lambda line: line["iteration"])
-
-
 def _points(lines: Sequence[Mapping[str, Any]], mode: str, name: str) -> tuple[tuple[float, float], ...]:
     values = [(line["iteration"], line.get(name)) for line in lines if line["mode"] == mode]
     return tuple((float(i), float(v)) for i, v in values if v is not None and math.isfinite(v))
 
 
-def _training_seconds(lines: Sequence[Mapping[str, Any]], batch: int) -> float:
-    """Sum of the logged intervals; pauses between a run's parts and validations do not count."""
-    seconds, before = 0.0, 0
-    for line in lines:
-        if line["mode"] == "train" and line.get("images_per_second"):
-            seconds += (line["iteration"] - before) * batch / line["images_per_second"]
-            before = line["iteration"]
-    return seconds
-
-
 def _date(lines: Sequence[Mapping[str, Any]]) -> str:
-    times = [line["time"] for line in lines if "time" in line]
+    times = [line["time"] for line in lines if 0 < (line.get("time") or 0) < _YEAR_9999]
     return datetime.fromtimestamp(max(times), UTC).strftime("%Y-%m-%d %H:%M UTC") if times else ""
 
 

@@ -6,7 +6,7 @@ came before. Nothing of the sampler has to be saved, and N processes see togethe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
@@ -73,6 +73,28 @@ class BatchPlan:
         places = range(iteration * self.batch, (iteration + 1) * self.batch)
         pairs = (divmod(place, self.num_images) for place in places)
         return [int(_permutation(self.num_images, self.seed, epoch)[place]) for epoch, place in pairs]
+
+
+@dataclass(frozen=True)
+class RarePlan(BatchPlan):
+    """Batches in which classes of few pixels are drawn for more often.
+
+    For each place of a batch a class is drawn, then one of the images that show it; an epoch is as many batches as
+    without.
+
+    Args:
+        chances: (K,) of the classes, see `rare_chances`.
+        showing: of each class, the indices of the images that show it.
+    """
+
+    chances: np.ndarray
+    showing: Sequence[np.ndarray]
+
+    def images(self, iteration: int) -> list[int]:
+        """Return the image indices of one batch; an image may be in it twice."""
+        rng = np.random.default_rng([self.seed, iteration, 0, 1])  # samples draw from [seed, iteration, slot]
+        classes = rng.choice(len(self.chances), size=self.batch, p=self.chances)
+        return [int(rng.choice(self.showing[number])) for number in classes]
 
 
 class StepSampler(Sampler[list[SampleKey]]):
@@ -182,8 +204,8 @@ def target_of_labels(labels: Tensor, maps: MapSource | None) -> Target:
 
 def train_loader(
     dataset: TrainSet, sampler: StepSampler, workers: int, pin: bool = False
-) -> Iterator[tuple[Tensor, Target]]:
-    """Yield the batches of a training run; it ends after the sampler's last batch.
+) -> Generator[tuple[Tensor, Target], None, None]:
+    """Yield the batches of a training run; it ends after the sampler's last batch, `close` ends it before.
 
     Raises:
         InputError: when the iteration comes to an image or label that cannot be used.

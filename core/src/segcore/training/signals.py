@@ -1,7 +1,8 @@
-"""SIGTERM and Ctrl-C during training: remembered until the loop can save."""
+"""SIGTERM, Slurm's SIGUSR1 and Ctrl-C during training: remembered until the loop can save."""
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import torch
 
 from segcore import distributed
 
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+"""SIGUSR1 is what Slurm is asked to send before the time is over (`--signal=USR1@120`); Windows has none."""
 STOP_CHECK = 10
 """Iterations between two agreements of several GPUs on whether one was asked to stop: each waits for the GPU."""
 SAME_SIGNAL = 2.0
@@ -19,7 +22,7 @@ SAME_SIGNAL = 2.0
 
 
 class StopSignal:
-    """Remembers SIGTERM or Ctrl-C until the loop reaches a place where it can save.
+    """Remembers SIGTERM, SIGUSR1 or Ctrl-C until the loop reaches a place where it can save.
 
     A second Ctrl-C ends at once, unless something is being saved, or it comes with the first one: torchrun and
     terminals both pass signals on.
@@ -27,6 +30,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.number = 0
+        self._parent = os.getppid()
         self._since = 0.0
         self._is_saving = False
 
@@ -48,9 +52,9 @@ class StopSignal:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Catch both signals inside the block (only possible in the main thread)."""
+        """Catch the signals inside the block (only possible in the main thread)."""
         try:
-            before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
+            before = {number: signal.signal(number, self._remember) for number in _SIGNALS}
         except ValueError:  # not the main thread: whoever started it handles the signals
             before = {}
         try:
@@ -65,5 +69,7 @@ class StopSignal:
             return self.number
         if world.device.type != "cpu" and iteration % STOP_CHECK:
             return 0
+        if os.getppid() != self._parent:  # torchrun was killed: nobody would start the others again, or end this one
+            self.number = self.number or signal.SIGTERM
         flag = torch.tensor(self.number, device=world.device)
         return int(distributed.all_reduce_max(flag).item())

@@ -8,29 +8,39 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from segcore import distributed
+from segcore.backbones.norms import freeze_backbone
 from segcore.build import build_model, fine_tune_from, placed
 from segcore.data import create_dataset
 from segcore.data.base import FileDataset
 from segcore.errors import InputError, check
 from segcore.images.transforms import TrainTransform
-from segcore.layers.precision import memory_format, mixed_precision
+from segcore.layers.precision import memory_format, mixed_precision, training_precision
+from segcore.layers.recompute import recompute_blocks
 from segcore.paper import Paper
 from segcore.recipe import Recipe
 from segcore.recipe.file import recipe_from_plain
-from segcore.recipe.plain import to_plain
+from segcore.recipe.plain import from_plain, to_plain
 from segcore.segmentor import Segmentor, StepInfo, Target
+from segcore.training.balance import Balance
 from segcore.training.batches import BatchPlan, StepSampler, TrainSet, train_loader
-from segcore.training.optim import ExponentialAverage, build_optimizer, learning_rate, set_learning_rate
+from segcore.training.optim import (
+    ExponentialAverage,
+    build_optimizer,
+    learning_rate,
+    restore_optimizer,
+    set_learning_rate,
+)
 from segcore.training.seeds import OLD_SEED_RULE, SEED_RULE, SEED_RULES
 from segcore.weights.files import run_versions
 from segcore.weights.header import CheckpointMeta
@@ -53,6 +63,21 @@ class TrainStep(nn.Module):
         return {**losses.terms, **losses.logged, "loss": losses.total()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Counters:
+    """The numbers in a training state."""
+
+    iteration: Annotated[int, Meta(ge=0)]
+    best: float
+    is_validated: bool
+    stale: int = 0  # states of older versions have neither this nor what follows
+    first_loss: float | None = None
+    seed_rule: str = OLD_SEED_RULE
+
+
+_COUNTERS = tuple(field.name for field in fields(_Counters))
+
+
 class Trainer:
     """Everything a run holds between two iterations."""
 
@@ -71,7 +96,9 @@ class Trainer:
                 recipe.schedule.warmup,
                 self.total,
             )
-        self.plan = BatchPlan(len(self.train_data), data.batch, run.seed)
+        balance = Balance.of(self.train_data, recipe, world)
+        self.recipe = recipe = balance.resolved(recipe)
+        self.plan = balance.plan(len(self.train_data), recipe)
         torch.manual_seed(run.seed)
         recipe.check_classes(len(self.train_data.classes.names))
         self._sampler(0)  # an impossible batch is refused now, not after the model was built
@@ -82,6 +109,8 @@ class Trainer:
         self.average = ExponentialAverage(self.model, recipe.optim.ema) if recipe.optim.ema else None
         self.step_module = self._wrap(TrainStep(self.model))
         self.best = -1.0
+        self.stale = 0
+        """Validations in a row without a better score."""
         self.iteration = 0
         self.is_validated = True  # nothing of this iteration is left to do; else a resumed run validates first
         self.seed_rule = SEED_RULE
@@ -104,6 +133,12 @@ class Trainer:
             model = fine_tune_from(self.paper, recipe, num_classes, recipe.run.load_from)
         else:
             model = build_model(self.paper, recipe, num_classes)
+        if recipe.model.freeze == "backbone":
+            is_started = is_resuming or recipe.model.pretrained or recipe.model.weights or recipe.run.load_from
+            check(bool(is_started), "--model.freeze backbone would keep random weights; add --model.pretrained true")
+            freeze_backbone(model.backbone)  # pyright: ignore[reportArgumentType]
+        if recipe.run.recompute:
+            recompute_blocks(model.backbone)
         if recipe.run.sync_norm:
             distributed.synchronize_norms(model)  # in place: a segmentor is no norm itself
         return placed(model, recipe.run, self.world.device)
@@ -117,8 +152,8 @@ class Trainer:
                 step = nn.parallel.DistributedDataParallel(step, device_ids=devices, broadcast_buffers=False)
         return torch.compile(step) if self.recipe.run.compile else step  # pyright: ignore[reportReturnType]
 
-    def batches(self) -> Iterator[tuple[Tensor, Target]]:
-        """Return this process's parts of every batch from the current iteration on."""
+    def batches(self) -> Generator[tuple[Tensor, Target], None, None]:
+        """Return this process's parts of every batch from the current iteration on; to be closed."""
         recipe, world = self.recipe, self.world
         dataset = TrainSet(
             self.train_data, TrainTransform(recipe.augment), recipe.run.seed, self.paper.map_source(recipe)
@@ -132,6 +167,10 @@ class Trainer:
 
     def step(self, parts: list[tuple[Tensor, Target]]) -> dict[str, Tensor]:
         """Run one optimizer step over the parts of a batch; return the mean of each logged term, on the device."""
+        with training_precision(self.world.device, self.recipe.run.tf32):
+            return self._step(parts)
+
+    def _step(self, parts: list[tuple[Tensor, Target]]) -> dict[str, Tensor]:
         recipe, world = self.recipe, self.world
         torch.manual_seed(SEED_RULES[self.seed_rule](recipe.run.seed, world.rank, self.iteration))
         lr = learning_rate(recipe.schedule, self.total, recipe.optim.lr, 1.0, self.iteration)
@@ -169,6 +208,7 @@ class Trainer:
             "average": self.average.state_dict() if self.average else None,
             "iteration": self.iteration,
             "best": self.best,
+            "stale": self.stale,
             "is_validated": self.is_validated,
             "seed_rule": self.seed_rule,
             "first_loss": None if self.first_loss is None else float(self.first_loss),
@@ -183,28 +223,32 @@ class Trainer:
         """
         try:
             # an option that the state's version did not have was at its default
-            theirs = to_plain(recipe_from_plain(self.paper, state["recipe"], f"{source}: recipe"))
+            theirs = to_plain(recipe_from_plain(self.paper, state["recipe"], "its recipe"))
             changed = _changed_options(to_plain(self.recipe), theirs)
-            check(not changed, f"{source} was made with other values of {', '.join(changed)}; resume with the same")
-            self._take(state, theirs["data"])
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if not changed:
+                self._take(state, theirs["data"])
+        except (InputError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
             raise InputError(f"{source} is a state of another network or version: {reason}") from error
+        check(not changed, f"{source} was made with other values of {', '.join(changed)}; resume with the same")
 
     def _take(self, state: dict[str, Any], data: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.load_state_dict(state["average"])
-        self.iteration, self.best, self.is_validated = state["iteration"], state["best"], state["is_validated"]
-        # states of older versions have neither
-        self.first_loss, self.seed_rule = state.get("first_loss"), state.get("seed_rule", OLD_SEED_RULE)
+        counters = from_plain(_Counters, {name: state[name] for name in _COUNTERS if name in state}, "counters")
+        check(counters.iteration <= self.total, f"it is of iteration {counters.iteration}, the run has {self.total}")
+        self.iteration, self.best, self.is_validated = counters.iteration, counters.best, counters.is_validated
+        self.stale = counters.stale
+        self.first_loss, self.seed_rule = counters.first_loss, counters.seed_rule
         if self.seed_rule not in SEED_RULES:
             raise LookupError(f"its seeds follow the rule {self.seed_rule!r}, known are {', '.join(SEED_RULES)}")
         ours = to_plain(self.recipe.data)
         if any(ours[key] != data[key] for key in _VALIDATION):
-            self.best = -1.0  # a score on other images does not compete
+            self.best, self.stale = -1.0, 0  # a score on other images does not compete
+            self.is_validated &= self.iteration < self.total  # a finished run has no later validation
 
     def is_finite(self) -> bool:
         """Return whether every weight is a number."""

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from segcore.errors import check
 from segcore.paper import paper_of_package
 from segcore.recipe import Model, Optim, Published, Recipe, Run, Schedule
-from segcore.recipe.protocols import ADE20K_512, CAMVID, COCO_STUFF_10K, PASCAL_CONTEXT_59, TOY, Fragment
+from segcore.recipe.protocols import ADE20K_512, CAMVID, COCO_STUFF_10K, OWN, PASCAL_CONTEXT_59, TOY, Fragment
 from segcore.recipe.ranges import AT_LEAST_1, BELOW_1
 
 
@@ -125,6 +125,12 @@ RECIPES: dict[str, Recipe] = {
     ),
     "camvid": CAMVID.from_scratch(
         replace(_SMALL, width=96, pyramid_modules=3), Optim(lr=1.5e-3), iterations=2800, eval_interval=700
+    ),
+    "own": OWN.from_scratch(
+        replace(_SMALL, backbone="tf_efficientnet_lite0", pretrained=True, width=96, pyramid_modules=3),
+        Optim(lr=1e-3, lr_mult={"backbone": 0.3}),
+        iterations=900,
+        eval_interval=180,
     ),
 }
 

@@ -7,12 +7,12 @@ ecfd-train toy                                             generated scenes, in 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from segcore.errors import check
 from segcore.paper import paper_of_package
 from segcore.recipe import Model, Optim, Published, Recipe, Run, Schedule
-from segcore.recipe.protocols import BDD100K, CAMVID, CITYSCAPES, PASCAL_CONTEXT_59, TOY, Fragment
+from segcore.recipe.protocols import BDD100K, CAMVID, CITYSCAPES, OWN, PASCAL_CONTEXT_59, TOY, Fragment
 from segcore.recipe.ranges import AT_LEAST_1, BELOW_1, POSITIVE, Range
 
 Head = Literal["ecfd", "patch4", "fpn", "general_fpn", "general", "spatial"]
@@ -75,6 +75,10 @@ class ECFDModel(Model):
             f"--model.context-to-levels needs --model.head {' or '.join(TWO_STREAMS)}, got {self.head}",
         )
 
+    def suited_to(self, crop: tuple[int, int], lr: float) -> Self:
+        """Return the same network with the position grid of another training crop."""
+        return replace(self, position_grid=(-(-crop[0] // 4), -(-crop[1] // 4)))
+
 
 TINY = ECFDModel(backbone="resnet50c")
 SMALL = ECFDModel(backbone="resnet50c", embed_dim=384)
@@ -97,6 +101,12 @@ def _on(backbone: str, size: ECFDModel) -> ECFDModel:
     if backbone == "swin-l":
         return replace(size, backbone="swin_large_patch4_window7_224.ms_in22k", channels=192, drop_path=0.3)
     return replace(size, backbone="convnext_large.fb_in22k", channels=192, drop_path=0.4)
+
+
+def _positions(recipe: Recipe) -> Recipe:
+    """Return a recipe with the position grid of its training crop."""
+    assert isinstance(recipe.model, ECFDModel)
+    return replace(recipe, model=recipe.model.suited_to(recipe.augment.crop, recipe.optim.lr))
 
 
 def _recipe(data: str, backbone: str, model: ECFDModel, published: Published) -> Recipe:
@@ -198,6 +208,14 @@ RECIPES: dict[str, Recipe] = {
         iterations=2000,
         eval_interval=500,
     ),
+    "own": _positions(
+        OWN.from_scratch(
+            replace(_SMALL_MODEL, backbone="tf_efficientnet_lite0", pretrained=True, embed_dim=96, channels=96),
+            Optim(lr=1e-3, lr_mult={"backbone": 0.3}),
+            iterations=900,
+            eval_interval=180,
+        )
+    ),
 }
 
 PAPER = paper_of_package(
@@ -205,6 +223,7 @@ PAPER = paper_of_package(
     title="ECFD: Efficient Cross-Information Fusion Decoder for Semantic Segmentation",
     model_class=ECFDModel,
     recipes=RECIPES,
+    follow_crop=_positions,
     proven=(
         "On the same weights every stage of all six heads equals the published code's, within 1e-4 of its "
         "standard deviation; training losses within 1e-5."

@@ -24,6 +24,7 @@ from segcore.recipe.protocols import (
     CITYSCAPES,
     CITYSCAPES_COARSE,
     CITYSCAPES_SERVER,
+    OWN,
     PASCAL_CONTEXT_59,
     TOY,
     Fragment,
@@ -285,6 +286,13 @@ RECIPES: dict[str, Recipe] = {
     ),
     "camvid": CAMVID.training(crop=(192, 256)).from_scratch(
         _TINY, Optim(lr=2e-3, decay_mult=_NO_DECAY), iterations=1000, eval_interval=250, loss=_SMALL_LOSS
+    ),
+    "own": OWN.from_scratch(
+        replace(_TINY, backbone="tf_efficientnet_lite0", pretrained=True, output_stride=16),
+        Optim(lr=1e-3, decay_mult=_NO_DECAY, lr_mult={"backbone": 0.3}),
+        iterations=900,
+        eval_interval=180,
+        loss=_SMALL_LOSS,
     ),
 }
 

@@ -7,7 +7,7 @@ memorynet-train toy                                             generated scenes
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from segcore.errors import check
 from segcore.paper import Later, paper_of_package
@@ -19,6 +19,7 @@ from segcore.recipe.protocols import (
     COCO_STUFF_10K_MEMORYNET,
     FIVE_RATIOS,
     LIP,
+    OWN,
     TOY,
     Fragment,
 )
@@ -113,6 +114,10 @@ class MemoryNetModel(MemorySettings, Model):
             self.levels == "concatenated" or not self.reduction,
             f"--model.reduction halves concatenated maps; it needs --model.levels concatenated, got {self.levels}",
         )
+
+    def suited_to(self, crop: tuple[int, int], lr: float) -> Self:
+        """Return the same network, whose momentum follows another learning rate where it follows one."""
+        return replace(self, momentum_lr=lr) if self.momentum_lr > 0 else self
 
 
 R50 = MemoryNetModel(backbone="resnet50c", output_stride=8)
@@ -281,6 +286,20 @@ RECIPES: dict[str, Recipe] = {
         Optim(lr=1.5e-3),
         iterations=1500,
         eval_interval=500,
+        loss=_LOSS,
+    ),
+    "own": OWN.family_s().from_scratch(
+        replace(
+            _SMALL,
+            backbone="tf_efficientnet_lite0",
+            pretrained=True,
+            width=128,
+            attention_width=64,
+            momentum_lr=1e-3,
+        ),
+        Optim(lr=1e-3, lr_mult={"backbone_net": 0.3}),
+        iterations=900,
+        eval_interval=180,
         loss=_LOSS,
     ),
 }

@@ -6,13 +6,14 @@ unept-train toy                                            generated scenes, in 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from segcore.errors import check
 from segcore.paper import Later, paper_of_package
 from segcore.recipe import Model, Optim, Published, Recipe, Run, Schedule
-from segcore.recipe.protocols import ADE20K_480, CAMVID, PASCAL_CONTEXT_60, TOY, Fragment
+from segcore.recipe.protocols import ADE20K_480, CAMVID, OWN, PASCAL_CONTEXT_60, TOY, Fragment
 from segcore.recipe.ranges import AT_LEAST_1, BELOW_1
 
 STRIDE = 8
@@ -61,6 +62,11 @@ class UNEPTModel(Model):
             f"--model.width must be a multiple of 4 and of --model.heads {self.heads}, got {self.width}",
         )
 
+    def suited_to(self, crop: tuple[int, int], lr: float) -> Self:
+        """Return the same network with as many queries as a crop has places, stretched to any size."""
+        side = max(round(math.sqrt(crop[0] * crop[1]) / STRIDE), 1) * STRIDE
+        return replace(self, window=side, resize_queries=True)
+
 
 UNEPT_R50 = UNEPTModel(backbone="resnet50c")
 UNEPT_DEIT = UNEPTModel(backbone="deit_base_distilled_patch16_384")
@@ -96,6 +102,19 @@ _SMALL = UNEPTModel(
     dropout=0.0,
 )
 
+
+def _square(recipe: Recipe) -> Recipe:
+    """Return a recipe whose crop and test windows are squares of the shorter side of its crop, and its query table."""
+    assert isinstance(recipe.model, UNEPTModel)
+    side = min(recipe.augment.crop) // STRIDE * STRIDE
+    return replace(
+        recipe,
+        model=replace(recipe.model, window=side),
+        augment=replace(recipe.augment, crop=(side, side)),
+        evaluate=replace(recipe.evaluate, crop=(side, side), stride=(side * 5 // 8, side * 5 // 8)),
+    )
+
+
 RECIPES: dict[str, Recipe] = {
     "r50-ade20k": _published(ADE20K_480, UNEPT_R50, Published(miou_ms=46.1, params=32.4, note=_NOTE.format("7.0"))),
     "deit-ade20k": _published(ADE20K_480, UNEPT_DEIT, Published(miou_ms=50.5, params=94.8, note=_NOTE.format("8.5"))),
@@ -116,6 +135,14 @@ RECIPES: dict[str, Recipe] = {
     .training(crop=(224, 224))
     .slide((136, 128), pad_window=True)
     .from_scratch(replace(_SMALL, width=128, window=224), Optim(lr=1e-3), iterations=1200, eval_interval=300),
+    "own": _square(
+        OWN.slide(200, pad_window=True).from_scratch(
+            replace(_SMALL, backbone="tf_efficientnet_lite0", pretrained=True, width=128),
+            Optim(lr=1e-3, lr_mult={"backbone": 0.3}),
+            iterations=900,
+            eval_interval=180,
+        )
+    ),
 }
 
 PAPER = paper_of_package(
@@ -123,6 +150,7 @@ PAPER = paper_of_package(
     title="UN-EPT: A Unified Efficient Pyramid Transformer for Semantic Segmentation (ICCV 2021 workshops)",
     model_class=UNEPTModel,
     recipes=RECIPES,
+    follow_crop=_square,
     proven=(
         "On the same weights the operator, the layers and whole networks equal the published code's, within 1e-4 "
         "of their standard deviation; training losses within 1e-5."

@@ -75,4 +75,7 @@ class ToyScenes(SegmentationDataset):
         index %= self.num_images
         rng = np.random.default_rng([_SEED, SPLITS.index(self.split), index])
         image, label = draw_scene(rng, self.size)
-        return Sample(image, label, f"{self.split}_{index:06d}")
+        return Sample(image, label, self.sample_name(index))
+
+    def sample_name(self, index: int) -> str:
+        return f"{self.split}_{index:06d}"
