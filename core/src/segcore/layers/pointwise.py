@@ -1,8 +1,8 @@
 """1x1 convolutions on a CPU with one thread, through oneDNN.
 
 With several threads torch takes oneDNN for all convolutions. With one it multiplies 1x1 convolutions as matrices with
-MKL, which on an AMD EPYC with AVX-512 took 1.2 to 2.2 times as long forward, and 1.3 to 2.0 times with the gradients
-(one thread, 0.1 to 4 G multiply-adds, 2026-11). A dilation means nothing to a 1x1 kernel, but makes torch choose oneDNN
+MKL, which on an AMD EPYC with AVX-512 took 1.0 to 2.2 times as long forward, and 1.3 to 2.0 times with the gradients
+(one thread, torch 2.15, ten shapes of 20 M to 4 G multiply-adds). A dilation means nothing to a 1x1 kernel, but makes torch choose oneDNN
 always. The result differs by rounding only.
 """
 
