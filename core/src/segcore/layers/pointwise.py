@@ -2,8 +2,8 @@
 
 With several threads torch takes oneDNN for all convolutions. With one it multiplies 1x1 convolutions as matrices with
 MKL, which on an AMD EPYC with AVX-512 took 1.0 to 2.2 times as long forward, and 1.3 to 2.0 times with the gradients
-(one thread, torch 2.15, ten shapes of 20 M to 4 G multiply-adds). A dilation means nothing to a 1x1 kernel, but makes torch choose oneDNN
-always. The result differs by rounding only.
+(one thread, torch 2.15, ten shapes of 20 M to 4 G multiply-adds). A dilation means nothing to a 1x1 kernel, but makes
+torch choose oneDNN always. The result differs by rounding only.
 """
 
 from __future__ import annotations
