@@ -136,6 +136,8 @@ def test_a_run_that_is_killed_ten_times_ends_bit_equal(name: str, tmp_path: Path
     print(name, ", ".join(used))
 
 
+@pytest.mark.faults
+@pytest.mark.timeout(300)
 def test_a_process_that_dies_during_a_test_is_one_sentence_of_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
