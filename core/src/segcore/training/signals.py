@@ -30,7 +30,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.number = 0
-        self._parent = os.getppid()
+        self._agent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0
         self._since = 0.0
         self._is_saving = False
 
@@ -69,7 +69,7 @@ class StopSignal:
             return self.number
         if world.device.type != "cpu" and iteration % STOP_CHECK:
             return 0
-        if os.getppid() != self._parent:  # torchrun was killed: nobody would start the others again, or end this one
+        if self._agent and os.getppid() != self._agent:  # torchrun was killed: nobody would end or restart this process
             self.number = self.number or signal.SIGTERM
         flag = torch.tensor(self.number, device=world.device)
         return int(distributed.all_reduce_max(flag).item())
