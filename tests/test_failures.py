@@ -100,6 +100,19 @@ def test_processes_that_are_gone_are_one_sentence(error: Exception, sentence: st
     assert sentence in (explain(error) or "")
 
 
+def test_what_ends_the_writing_of_a_state_is_told_though_torch_hides_it(tmp_path: Path) -> None:
+    class Ending:
+        def write(self, data: bytes) -> int:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+        def flush(self) -> None:
+            pass
+
+    with pytest.raises(RuntimeError, match="inline_container") as raised:
+        torch.save({"a": torch.zeros(9)}, Ending())  # pyright: ignore[reportArgumentType]
+    assert "a loader process was killed" in (explain(raised.value) or "")
+
+
 def test_other_errors_stay_what_they_are() -> None:
     assert explain(RuntimeError("shape mismatch")) is None
     with pytest.raises(RuntimeError, match="shape mismatch"):
