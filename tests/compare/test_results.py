@@ -35,14 +35,22 @@ def test_seeds_of_one_recipe_are_one_head_and_the_best_comes_first(results: Resu
 
 
 def test_a_clear_difference_is_said_and_a_small_one_is_not(results: Results) -> None:
-    assert results.difference("cgrseg-toy", "fcn-toy").p < 0.05
-    assert results.difference("fcn-toy", "cgrseg-toy").value < 0
-    assert results.difference("fcn-toy", "smp-unet").p > 0.05
+    assert results.difference("cgrseg-toy", "fcn-toy").is_significant
+    assert results.difference("fcn-toy", "cgrseg-toy").estimate.value < 0
+    assert not results.difference("fcn-toy", "smp-unet").is_significant
     assert results.verdict().startswith("cgrseg-toy has the highest mIoU, significantly above ")
     without_best = analyze(
         collect([run.folder for head in results.comparison.heads[1:] for run in head.runs]), resamples=500
     )
     assert "The study does not tell it from" in without_best.verdict()
+
+
+def test_one_seed_never_makes_a_difference_significant(results: Results) -> None:
+    first_seeds = [head.runs[0].folder for head in results.comparison.heads]
+    alone = analyze(collect(first_seeds), resamples=500)
+    assert alone.difference("cgrseg-toy", "fcn-toy").estimate.p < 0.05
+    assert "significantly" not in alone.verdict()
+    assert "there is one seed" in alone.verdict()
 
 
 def test_what_was_measured_is_in_the_ranking(results: Results) -> None:

@@ -78,12 +78,12 @@ def _print(results: Results) -> None:
 
     console, first = PlainConsole(soft_wrap=True), results.comparison.first
     test = f"{first.score.data.dataset} {first.score.data.split}, {len(first.images)} images"
-    ranking = Table("head", title=f"{test}, {first.score.protocol.words}; % with intervals of 95 %")
-    for name in ("seeds", "mIoU", "boundary IoU", "params M", "ms", "training min"):
+    ranking = Table(title=f"{test}, {first.score.protocol.words}; %, intervals of 95 %")
+    ranking.add_column("head", no_wrap=True)
+    for name in ("seeds", "mIoU", "boundary IoU", "ms"):
         ranking.add_column(name, justify="right", no_wrap=True)
     for row in ranking_rows(results):
-        costs = (_number(row[9], 2), _number(row[11], 1), _number(row[12], 1))
-        ranking.add_row(row[1], str(row[2]), interval_text(row[3:6]), _number(row[6], 2), *costs)
+        ranking.add_row(row[1], str(row[2]), interval_text(row[3:6]), _number(row[6], 2), _number(row[11], 1))
     console.print(ranking)
     pairs = Table("better", "worse", title="paired differences, points of percent; p corrected after Holm")
     for name in ("difference", "p"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from segcore.compare.atlas import AtlasImage, boundary_and_interior, by_segment_size, confusions
-from segcore.compare.results import Results, difference_rows, p_text, ranking_rows
+from segcore.compare.results import Results, difference_rows, p_text, ranking_rows, turned
 from segcore.data.labels import IGNORE
 from segcore.evaluation.image_counts import SIZE_NAMES
 from segcore.evaluation.statistics import Estimate
@@ -175,9 +175,7 @@ def _classes(results: Results) -> list[Part]:
         bars: list[Bar] = []
         for name, differences in zip(comparison.first.class_names, results.class_differences, strict=True):
             (found,) = [d for d in differences if {d.first, d.second} == {best, second}]
-            e = found.estimate
-            if found.first != best:
-                e = Estimate(-e.value, -e.high, -e.low, e.p)
+            e = (found if found.first == best else turned(found)).estimate
             if np.isfinite(e.value):
                 bars.append(_bar(name, e, colors[best] if e.value > 0 else colors[second]))
         chart = charts.intervals(bars, unit="points")
@@ -222,7 +220,10 @@ def _gallery(results: Results, images: Sequence[AtlasImage]) -> Gallery:
     samples: list[Sample] = []
     for image in images:
         truth = image.sample.label
-        layers = [] if truth is None else [Tile("label", map_uri(colorize(truth, palette)))]
+        layers: list[Tile] = []
+        if truth is not None:
+            present |= set(np.unique(truth).tolist())
+            layers.append(Tile("label", map_uri(colorize(truth, palette))))
         for head in results.ranked:
             prediction = image.predictions[head.name]
             present |= set(np.unique(prediction).tolist())

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,11 @@ class Results:
         """The heads, best first."""
         return sorted(self.comparison.heads, key=lambda head: -self.scores[head.name].value)
 
-    def difference(self, first: str, second: str) -> Estimate:
+    def difference(self, first: str, second: str) -> Difference:
         """Return how much the first head is above the second."""
         for found in self.differences:
-            if (found.first, found.second) == (first, second):
-                return found.estimate
-            if (found.first, found.second) == (second, first):
-                e = found.estimate
-                return Estimate(-e.value, -e.high, -e.low, e.p)
+            if {found.first, found.second} == {first, second}:
+                return found if found.first == first else turned(found)
         raise KeyError((first, second))
 
     def verdict(self) -> str:
@@ -58,18 +55,27 @@ class Results:
         best, *others = [head.name for head in self.ranked]
         if not others:
             return f"{best} is the only head."
-        gaps = {name: self.difference(best, name) for name in others}
-        behind = [name for name, gap in gaps.items() if gap.p < 0.05]
+        behind = [name for name in others if self.difference(best, name).is_significant]
         equal = [name for name in others if name not in behind]
         told = f"{best} has the highest mIoU"
-        if behind:
-            told += f", significantly above {_listed(behind)}"
-        told += "."
+        told += f", significantly above {_listed(behind)}." if behind else "."
         if equal:
             told += f" The study does not tell it from {_listed(equal)}."
-        if min(len(head.runs) for head in self.comparison.heads) == 1:
-            told += " A head with one seed has an interval over images only: another seed may change the order."
+        single = [head.name for head in self.ranked if len(head.runs) == 1]
+        if single:
+            told += (
+                f" Of {_listed(single)} there is one seed: intervals and p-values are about that network on other "
+                "images, and another seed may change the order."
+            )
         return told
+
+
+def turned(difference: Difference) -> Difference:
+    """Return a difference seen from the second head."""
+    e = difference.estimate
+    return replace(
+        difference, first=difference.second, second=difference.first, estimate=Estimate(-e.value, -e.high, -e.low, e.p)
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -143,13 +149,8 @@ DIFFERENCES = ("first", "second", "difference", "low", "high", "p corrected", "s
 
 def difference_rows(differences: Sequence[Difference]) -> list[list[Any]]:
     """Return paired differences, points of percent, the larger head first."""
-    rows: list[list[Any]] = []
-    for d in differences:
-        e, names = d.estimate, [d.first, d.second]
-        if e.value < 0:
-            e, names = Estimate(-e.value, -e.high, -e.low, e.p), names[::-1]
-        rows.append([*names, *_percents(e), e.p, d.is_significant])
-    return rows
+    larger = [turned(d) if d.estimate.value < 0 else d for d in differences]
+    return [[d.first, d.second, *_percents(d.estimate), d.estimate.p, d.is_significant] for d in larger]
 
 
 def class_rows(results: Results) -> list[list[Any]]:

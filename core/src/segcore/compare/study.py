@@ -12,11 +12,10 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import tyro
 
-from segcore.data.fitting import crop_for, measure, scale_for
 from segcore.errors import InputError, check
 from segcore.files import atomic_write
 from segcore.paper import Paper, find_model
-from segcore.recipe import AMP, Evaluate, Loss, Model, Optim, Recipe, Run, Schedule
+from segcore.recipe import AMP, Data, Evaluate, Loss, Model, Optim, Recipe, Run, Schedule
 from segcore.recipe.plain import from_json, to_plain
 from segcore.recipe.protocols import Fragment, fragment_of
 from segcore.recipe.ranges import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, check_ranges
@@ -171,10 +170,9 @@ def fragment(study: Study) -> Fragment:
     )
     augment, evaluate = found.augment, replace(found.evaluate, mode="whole")
     if study.dataset == "folder":
-        pictures = _measured(data, study.root)
-        scale = scale_for(pictures.size)
-        data = replace(data, mask_values=pictures.mask_values)
-        augment = replace(augment, crop=crop_for(pictures.size), scale=scale)
+        values, crop, scale = _fitted(data, study.root)
+        data = replace(data, mask_values=values)
+        augment = replace(augment, crop=crop, scale=scale)
         evaluate = replace(evaluate, scale=scale)
     if max(study.crop):
         augment = replace(augment, crop=study.crop)
@@ -185,8 +183,13 @@ def fragment(study: Study) -> Fragment:
     return Fragment(data=data, augment=augment, evaluate=evaluate)
 
 
-_measured = cache(measure)
-"""A folder of one's own is looked at once."""
+@cache
+def _fitted(data: Data, root: str) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, int]]:
+    """Return mask values, crop and scale for the pictures of a folder of one's own, which is looked at once."""
+    from segcore.data.fitting import crop_for, measure, scale_for  # with OpenCV, which --help does not need
+
+    pictures = measure(data, root)
+    return pictures.mask_values, crop_for(pictures.size), scale_for(pictures.size)
 
 
 def recipe_of(study: Study, run: PlannedRun, iterations: int) -> Recipe:
