@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,12 +44,16 @@ class StopSignal:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Let no signal end the block."""
+        """Let no signal end the block, nor the death of a loader process, which torch raises wherever Python is."""
         self._is_saving = True
+        child = getattr(signal, "SIGCHLD", None) if threading.current_thread() is threading.main_thread() else None
+        before = None if child is None else signal.signal(child, signal.SIG_DFL)  # the next batch tells as well
         try:
             yield
         finally:
             self._is_saving = False
+            if child is not None:
+                signal.signal(child, signal.SIG_DFL if before is None else before)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
