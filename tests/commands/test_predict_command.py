@@ -63,8 +63,44 @@ def test_overlays_carry_a_legend_unless_it_is_not_wanted(tmp_path: Path) -> None
     heights = []
     for wanted in (True, False):
         run(color_predictor(), [str(single)], tmp_path / f"out{wanted}", legend=wanted)
-        heights.append(cv2.imread(str(tmp_path / f"out{wanted}" / "single_overlay.jpg")).shape[0])
+        heights.append(Image.open(tmp_path / f"out{wanted}" / "single_overlay.jpg").height)
     assert heights[0] > heights[1] == 24
+
+
+def test_confidence_and_probabilities_are_written_where_asked(tmp_path: Path) -> None:
+    single = write_png(tmp_path / "single.png", two_halves())
+    written = run(color_predictor(), [str(single)], tmp_path / "out", confidence=True, probabilities=True)
+    assert [path.name for path in written] == [
+        "single.png", "single_overlay.jpg", "single_confidence.png", "single_probabilities.npy",
+    ]  # fmt: skip
+    expected = color_predictor()(two_halves(), with_probabilities=True).probabilities
+    assert expected is not None
+    stored = np.load(written[3])
+    assert stored.dtype == np.float16
+    np.testing.assert_array_equal(stored, expected.permute(1, 2, 0).half().numpy())
+    confidence = np.asarray(Image.open(written[2]))
+    np.testing.assert_array_equal(confidence, (expected.amax(dim=0) * 255).round().numpy())
+
+
+def test_strips_write_what_the_sliding_window_of_the_whole_picture_does(tmp_path: Path) -> None:
+    pytest.importorskip("pyvips")
+    single = write_png(tmp_path / "single.png", np.tile(two_halves(48, 64), (2, 3, 1)))
+    windows = {"mode": "slide", "crop": (32, 32), "stride": (20, 20), "keep_ratio": False}
+    predictor = color_predictor(**windows)
+    protocol = replace(predictor.protocol, scale=(192, 96))
+    predictor = replace(predictor, protocol=protocol)
+    options = {"confidence": True, "probabilities": True, "legend": False}
+    whole = run(predictor, [str(single)], tmp_path / "whole", **options)
+    strips = run(predictor, [str(single)], tmp_path / "strips", strips=True, **options)
+    assert [path.name for path in strips] == [path.name for path in whole]
+    for one, other in zip(whole, strips, strict=True):
+        read = np.load if one.suffix == ".npy" else lambda path: np.asarray(Image.open(path))
+        np.testing.assert_array_equal(read(one), read(other))
+
+
+def test_strips_and_several_scales_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--strips predicts at one scale; leave out --aug-test"):
+        plan(PredictOptions(checkpoint="", inputs=("a.png",), out=str(tmp_path), strips=True, aug_test=True))
 
 
 def write_video(path: Path) -> Path:

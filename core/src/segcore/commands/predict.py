@@ -15,7 +15,7 @@ import tyro
 
 from segcore.commands.parsing import Request, parse_checkpoint, parse_recipe
 from segcore.commands.running import Command, command
-from segcore.errors import InputError
+from segcore.errors import InputError, check
 from segcore.evaluation.score_files import file_hash
 from segcore.files import Output, check_opacity, check_outputs, make_folder
 from segcore.paper import Paper
@@ -50,6 +50,13 @@ class PredictOptions:
     """Put the names of the classes that occur below the overlay of an image."""
     aug_test: bool = False
     """Multi-scale + flip."""
+    confidence: bool = False
+    """Also write NAME_confidence.png: 255 times the probability of the class, 8-bit gray."""
+    probabilities: bool = False
+    """Also write NAME_probabilities.npy: of every class, float16 (H, W, K); 2 K bytes a pixel."""
+    strips: bool = False
+    """Predict pictures of any size in constant memory (extra `segcore[large]`): in sliding windows of --evaluate.crop
+    and --evaluate.stride at their own resolution. Overlays are previews of at most 2048 pixels."""
     unsafe: bool = False
     """Unpickle a .pth that holds more than tensors: runs code of the file, only for files you made yourself."""
 
@@ -100,7 +107,8 @@ def _made_with(paper: Paper, recipe: Recipe, options: PredictOptions) -> str:
     """Return what decides a prediction beside its image: equal where a second run would make the same files."""
     protocol = to_plain(recipe.evaluate.protocol(options.aug_test))
     network = [paper.name, to_plain(recipe.model), file_hash(Path(options.checkpoint))]
-    settings = json.dumps([*network, protocol, recipe.run.amp, options.opacity, options.legend], sort_keys=True)
+    drawn = [recipe.run.amp, options.opacity, options.legend, options.strips]
+    settings = json.dumps([*network, protocol, *drawn], sort_keys=True)
     return hashlib.sha256(settings.encode()).hexdigest()
 
 
@@ -145,6 +153,12 @@ class Plan:
         folder = self.options.show_dir
         return Path(folder, f"{job.name}.jpg") if folder else Path(self.options.out, f"{job.name}_overlay.jpg")
 
+    def maps(self, job: _Job) -> dict[str, Path]:
+        """Return where confidence and probabilities of an image go, as far as they are asked for."""
+        ends = {"confidence": ".png", "probabilities": ".npy"}
+        wanted = [name for name in ends if vars(self.options)[name]]
+        return {name: Path(self.options.out, f"{job.name}_{name}{ends[name]}") for name in wanted}
+
     def video(self, video: Path) -> Path:
         """Return where the overlay video goes."""
         return Path(self.options.out, f"{video.stem}_overlay.mp4")
@@ -154,6 +168,7 @@ class Plan:
         for job in self.jobs:
             yield Output(self.label(job), job.source, "--out")
             yield Output(self.overlay(job), job.source, "--show-dir" if self.options.show_dir else "--out")
+            yield from (Output(path, job.source, "--out") for path in self.maps(job).values())
         for video in self.videos:
             yield Output(self.video(video), video, "--out")
 
@@ -166,6 +181,7 @@ def plan(options: PredictOptions) -> Plan:
             input, or a folder that cannot be written.
     """
     check_opacity(options.opacity)
+    check(not (options.strips and options.aug_test), "--strips predicts at one scale; leave out --aug-test")
     folders = {"--out": options.out, "--show-dir": options.show_dir}
     found = Plan(*_sort_inputs(options.inputs, [Path(folder or options.out) for folder in folders.values()]), options)
     check_outputs(found.outputs(), [*(job.source for job in found.jobs), *found.videos])
@@ -234,27 +250,34 @@ def _unusable() -> Iterator[None]:
 def _predict_image(predictor: Predictor, work: Plan, job: _Job, made_with: str) -> list[Path]:
     """Write label map and overlay of an image; nothing where an earlier run made them.
 
-    The label map comes last, whole or not at all: where it is, both are.
+    The label map comes last, whole or not at all: where it is, all are.
     """
+    from segcore.commands.predict_maps import Outputs, predict_in_strips, save_maps
     from segcore.failures import explained, testing_memory
     from segcore.images import label_files
     from segcore.predictor import to_pixels
 
-    label_path, overlay_path = work.label(job), work.overlay(job)
+    options, outputs = work.options, Outputs(label=work.label(job), overlay=work.overlay(job), **work.maps(job))
     with _unusable():
         try:
             stamp = job.stamp(made_with) if made_with else ""
         except OSError as error:
             raise InputError(f"cannot read the image {job.source}: {error.strerror or error}") from error
-        if stamp and overlay_path.is_file() and label_files.made_with(label_path) == stamp:
+        is_there = all(path.is_file() for path in outputs.wanted())
+        if stamp and is_there and label_files.made_with(outputs.label) == stamp:
             return []
+        if options.strips:
+            return predict_in_strips(
+                predictor, job.source, outputs, options.opacity, legend=options.legend, made_with=stamp
+            )
         image = to_pixels(job.source, predictor.max_pixels)
         with explained(memory=testing_memory(str(job.source), (image.shape[0], image.shape[1]))):
-            label = predictor(image).label
-    options = work.options
-    label_files.save_overlay(overlay_path, image, label, predictor.classes, options.opacity, legend=options.legend)
-    label_files.save_label(label_path, label, predictor.classes.palette, stamp)
-    return [label_path, overlay_path]
+            label, probabilities = predictor(image, with_probabilities=outputs.needs_probabilities)
+    label_files.save_overlay(outputs.overlay, image, label, predictor.classes, options.opacity, legend=options.legend)
+    if probabilities is not None:
+        save_maps(outputs, probabilities)
+    label_files.save_label(outputs.label, label, predictor.classes.palette, stamp)
+    return outputs.wanted()
 
 
 def _predict_video(predictor: Predictor, work: Plan, video: Path) -> Path:
@@ -275,8 +298,8 @@ def _report(work: Plan, written: Sequence[Path], kept: int) -> None:
     """Say what was written."""
     from segcore.console import PlainConsole
 
-    videos = sum(path.suffix == ".mp4" for path in written)
-    images = (len(written) - videos) // 2
+    labels = {work.label(job) for job in work.jobs}
+    images, videos = sum(path in labels for path in written), sum(path.suffix == ".mp4" for path in written)
     parts = [f"{images} label maps and overlays"] if images else []
     parts += [f"{videos} overlay videos"] if videos else []
     told = " and ".join(parts) or "nothing"

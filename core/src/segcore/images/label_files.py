@@ -15,7 +15,8 @@ from segcore.files import atomic_write
 from segcore.images.visualize import overlay, with_legend
 from segcore.opencv import cv2
 
-_MADE_WITH = "segcore"  # keyword of the text in a PNG
+MADE_WITH = "segcore"
+"""Keyword of the text in a PNG that says how a label map was made."""
 
 
 def save_label(path: Path, label: np.ndarray, palette: np.ndarray | None, made_with: str = "") -> Path:
@@ -35,7 +36,7 @@ def save_label(path: Path, label: np.ndarray, palette: np.ndarray | None, made_w
             picture.putpalette(np.asarray(palette, np.uint8)[:256].tobytes())
     texts = PngInfo()
     if made_with:
-        texts.add_text(_MADE_WITH, made_with)
+        texts.add_text(MADE_WITH, made_with)
     with atomic_write(path, is_flushed=False) as file:
         picture.save(file, "PNG", pnginfo=texts)
     return path
@@ -45,7 +46,7 @@ def made_with(path: Path) -> str:
     """Return the text that `save_label` kept in a label map; empty where there is none, or no such file."""
     try:
         with Image.open(path, formats=["PNG"]) as picture:
-            return str(picture.info.get(_MADE_WITH, ""))
+            return str(picture.info.get(MADE_WITH, ""))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # of files that are no whole PNG
         return ""
 

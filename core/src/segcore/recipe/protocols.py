@@ -198,7 +198,7 @@ CAMVID = SmallFragment(
 OWN_RECIPE = "own"
 """Name of every paper's recipe for a folder of one's own, whose sizes are taken from the pictures (`data.fitting`)."""
 OWN = SmallFragment(
-    data=Data(dataset="folder", batch=8, workers=1),
+    data=Data(dataset="folder", batch=8, workers=1, test_split="test"),
     augment=Augment(scale=(2048, 512), ratio=(0.75, 1.5), crop=(320, 320)),
     evaluate=Evaluate(scale=(2048, 512)),
     warmup=100,
