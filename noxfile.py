@@ -94,7 +94,7 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def faults(session: nox.Session) -> None:
-    """Damage files of every paper at length: one sentence or the same numbers (arguments go to pytest)."""
+    """Kill runs of every paper, damage and mutate what they read: one sentence or the same numbers (for pytest)."""
     shared(session, *TEST_TOOLS).run("pytest", "tests/faults", "-m", "faults", *session.posargs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,21 @@ def test_the_end_of_memory_in_a_test_names_the_image(
 )
 def test_processes_that_are_gone_are_one_sentence(error: Exception, sentence: str) -> None:
     assert sentence in (explain(error) or "")
+
+
+def test_what_ends_the_writing_of_a_state_is_told_though_torch_hides_it() -> None:
+    class Ending(io.BytesIO):
+        writes = 0
+
+        def write(self, data: Any) -> int:
+            self.writes += 1
+            if self.writes == 4:
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+            return super().write(data)
+
+    with pytest.raises(RuntimeError, match="inline_container") as raised:
+        torch.save({"a": torch.zeros(9000), "b": torch.zeros(9000)}, Ending())
+    assert "a loader process was killed" in (explain(raised.value) or "")
 
 
 def test_other_errors_stay_what_they_are() -> None:

@@ -43,11 +43,12 @@ class Cluster:
 
     def _start(self) -> subprocess.Popen[bytes]:
         rendezvous = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{self.port}", "--rdzv-id", "job-18")
-        patience = ("--rdzv-conf", "keep_alive_interval=1,keep_alive_max_attempt=3,last_call_timeout=1")
+        patience = ("--rdzv-conf", "keep_alive_interval=1,keep_alive_max_attempt=3,last_call_timeout=1,read_timeout=15")
         words = ("--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3", "--local-addr", "127.0.0.1")
         program = ("-m", "tests.faults.tiny_train", *RECIPE, "--work-dir", str(self.folder))
         command = [sys.executable, "-m", "torch.distributed.run", *words, *rendezvous, *patience, *program]
-        environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "TORCHELASTIC_ERROR_FILE": ""}
+        # what agents share across restarts keeps the addresses of processes that are gone (pytorch issue 135712)
+        environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
         return subprocess.Popen(command, env=environment, stdout=self.said, stderr=self.said, start_new_session=True)
 
     def restart_ended(self) -> bool:
@@ -119,11 +120,7 @@ def test_a_run_on_two_machines_goes_on_whatever_is_killed_and_ends_bit_equal(tmp
         first, second = (_tensors(end[part]) for end in ends)
         assert first.keys() == second.keys()
         assert all(torch.equal(value, second[name]) for name, value in first.items())
-    assert "Traceback" not in (tmp_path / "killed.txt").read_text().replace(_ELASTIC, "")
-
-
-_ELASTIC = "Traceback : "
-"""A line of torchrun's own table of failures."""
+    assert "/segcore/" not in (tmp_path / "killed.txt").read_text()  # no traceback of ours; agents have their own
 
 
 def _tensors(value: object, name: str = "") -> dict[str, torch.Tensor]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import time
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +236,25 @@ def test_a_run_whose_every_state_is_damaged_is_refused_and_loses_nothing(tmp_pat
     with pytest.raises(InputError, match=r"is damaged \(state-00000001\.pt, state-00000002\.pt\); .*--load-from"):
         train(PAPER, "toy", steps(settings, 2, resume=True))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_loader_process_that_dies_while_a_state_is_saved_leaves_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch raised its death from within the writing of the file, which ended the process without a word."""
+
+    def save(path: Path, state: dict[str, Any]) -> None:
+        for worker in active_children():
+            worker.kill()
+            worker.join()
+        time.sleep(0.1)
+        save_state(path, state)
+
+    monkeypatch.setattr(engine, "save_state", save)
+    settings = steps(recipe(tmp_path), 1000)
+    with pytest.raises(InputError, match="a loader process was killed"):
+        train(PAPER, "toy", replace(settings, data=replace(settings.data, workers=2)))
+    assert load_state(state_path(tmp_path, 1))["iteration"] == 1
 
 
 @pytest.mark.parametrize("missing", ["model", "optimizer", "scaler", "iteration", "recipe"])

@@ -48,6 +48,8 @@ def explain(error: BaseException, memory: str = "", kept: str = "") -> str | Non
         return "; ".join(
             filter(None, (f"a loader process was killed{how}, usually because {cause}: lower --data.workers", kept))
         )
+    if "inline_container" in text and error.__context__ is not None:  # torch's writer of archives hides what stopped it
+        return explain(error.__context__, memory, kept)
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and _PEER.search(text)):
         return "another process of this run stopped; its message says why"
     return None

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -38,23 +39,31 @@ def run_guarded(program: str, argv: Sequence[str] | None, body: Callable[[list[s
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a letter gets its number instead
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
-    if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, lambda _, frame: _interrupt(program, frame))
+    if argv is None:
+        answer_interrupts(program)
     code = _run(program, words, body)
     if argv is None:
         leave_run(code)
     return code
 
 
-def _interrupt(program: str, frame: FrameType | None) -> None:
-    """Answer Ctrl-C: at once while something is imported, since C code may lose the exception and go on with half of
-    a module; else as Python does."""
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            print(f"{program}: interrupted", file=sys.stderr, flush=True)
-            os._exit(128 + signal.SIGINT)
-        frame = frame.f_back
-    raise KeyboardInterrupt
+def answer_interrupts(program: str) -> None:
+    """Let Ctrl-C end this process at once while something is imported, else as Python does.
+
+    An import may lose the exception, in C code or in a search for an optional part, and go on with half a module.
+    """
+
+    def answer(_: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                print(f"{program}: interrupted", file=sys.stderr, flush=True)
+                os._exit(128 + signal.SIGINT)
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, answer)
 
 
 def leave_run(code: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.number = 0
-        self._parent = os.getppid()
+        self._agent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0
         self._since = 0.0
         self._is_saving = False
 
@@ -43,12 +44,16 @@ class StopSignal:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Let no signal end the block."""
+        """Let no signal end the block, nor the death of a loader process, which torch raises wherever Python is."""
         self._is_saving = True
+        child = getattr(signal, "SIGCHLD", None) if threading.current_thread() is threading.main_thread() else None
+        before = None if child is None else signal.signal(child, signal.SIG_DFL)  # the next batch tells as well
         try:
             yield
         finally:
             self._is_saving = False
+            if child is not None:
+                signal.signal(child, signal.SIG_DFL if before is None else before)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -69,7 +74,7 @@ class StopSignal:
             return self.number
         if world.device.type != "cpu" and iteration % STOP_CHECK:
             return 0
-        if os.getppid() != self._parent:  # torchrun was killed: nobody would start the others again, or end this one
+        if self._agent and os.getppid() != self._agent:  # torchrun was killed: nobody would end or restart this process
             self.number = self.number or signal.SIGTERM
         flag = torch.tensor(self.number, device=world.device)
         return int(distributed.all_reduce_max(flag).item())
