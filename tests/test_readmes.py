@@ -25,7 +25,12 @@ from segcore.weights.header import CheckpointMeta
 
 ROOT = Path(__file__).parents[1]
 PAPERS = sorted(path.parent.name for path in (ROOT / "packages").glob("*/pyproject.toml"))
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md")), ROOT / "core/README.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(ROOT.glob("packages/*/README.md")),
+    ROOT / "core/README.md",
+    ROOT / "docs/own_data.md",
+]
 SCRIPTS = {
     point.name: point
     for point in importlib.metadata.entry_points(group="console_scripts")

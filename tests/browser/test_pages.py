@@ -14,10 +14,12 @@ import pytest
 
 from memorynet.inspection.content import MemoryContent
 from memorynet.inspection.page import memory_page
+from segcore.commands.main import main
 from segcore.data.base import load_classes
 from segcore.pages.page import Page
 from segcore.pages.render import write_page
 from segcore.report.run_page import run_page
+from tests.data.test_folder import make_folder
 from tests.report.sample import HOSTILE_NAMES, sample_report
 
 pytestmark = pytest.mark.browser
@@ -35,9 +37,17 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "run": write_page(folder / "run.html", run_page(sample_report(names))),
         "large run": write_page(folder / "large run.html", run_page(sample_report(many))),
+        "check": _check_page(folder),
         "memory": write_page(folder / "memory.html", _memory_page(names)),
         "large memory": write_page(folder / "large memory.html", _memory_page(many)),
     }
+
+
+def _check_page(folder: Path) -> Path:
+    root = make_folder(folder / "mine", classes="\n".join(HOSTILE_NAMES))
+    (root / "images" / "07.jpg").write_bytes(b"broken")
+    assert main(["data", "check", "folder", "--root", str(root), "--page", str(folder / "check.html")]) == 2
+    return folder / "check.html"
 
 
 def _memory_page(names: tuple[str, ...]) -> Page:
@@ -81,7 +91,7 @@ def _texts(page: Any, cells: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(PHONE, "dark"), (DESKTOP, "light")])
-@pytest.mark.parametrize("name", ["run", "large run", "memory", "large memory"])
+@pytest.mark.parametrize("name", ["run", "large run", "check", "memory", "large memory"])
 def test_a_page_opens_silently_with_every_chart_and_fits_the_screen(
     chromium: Any, pages: dict[str, Path], name: str, width: int, scheme: str
 ) -> None:

@@ -61,9 +61,9 @@ def _run(path: Path, image: torch.Tensor) -> np.ndarray:
 
 def test_the_command_exports_a_program_for_any_size_and_batch(weights: Path, tmp_path: Path) -> None:
     assert main([str(weights), str(tmp_path / "m.pt2")]) == 0
-    extra = {"segcore.json": ""}
+    extra = {"metadata.json": ""}
     program = torch.export.load(tmp_path / "m.pt2", extra_files=extra).module()
-    assert json.loads(extra["segcore.json"])["paper"] == "tiny"
+    assert json.loads(extra["metadata.json"])["paper"] == "tiny"
     for size in ((3, 16, 8), (1, 33, 57)):
         image = torch.ones(size[0], 3, *size[1:])
         torch.testing.assert_close(program(image)[0], _model().eval().logits(image))

@@ -118,9 +118,47 @@ def test_a_log_keeps_the_later_of_two_equal_iterations_and_drops_a_cut_last_line
     path = tmp_path / "log.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"mode": "tr')
     assert [line["loss"] for line in read_log(path)] == [3.0, 1.0]
-    path.write_text('{"mode": \n' + json.dumps(lines[0]))
-    with pytest.raises(InputError, match="line 1 is not JSON"):
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"mode": ',
+        b'{"mode": "train", "iteration": 1, "loss": \xff}',
+        b"[1, 2]",
+        b"null",
+        b'{"mode": "train"}',
+        b'{"mode": "test", "iteration": 1}',
+        b'{"mode": ["train"], "iteration": 1}',
+        b'{"mode": "train", "iteration": "1"}',
+        b'{"mode": "train", "iteration": -1}',
+        b'{"mode": "train", "iteration": 1' + b"0" * 5000 + b"}",
+        b'{"mode": "train", "iteration": 1, "loss": 1e400}',
+        b'{"mode": "train", "iteration": 1, "loss": "low"}',
+        b'{"mode": "train", "iteration": 1, "time": {}}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_line_that_is_none_of_a_log_is_one_sentence(tmp_path: Path, line: bytes) -> None:
+    """Issue 18."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(line + b'\n{"mode": "train", "iteration": 1, "loss": 3.0}\n')
+    with pytest.raises(InputError, match=r"log\.jsonl, line 1 is no line of a log \(.*\); remove the line"):
         read_log(path)
+
+
+def test_numbers_of_a_log_without_sense_leave_a_page(tmp_path: Path) -> None:
+    _write_run(tmp_path)
+    line = {"mode": "train", "iteration": 10**17, "images_per_second": 1e-300, "time": 1e17, "loss": -1e17, "lr": 0}
+    (tmp_path / "log.jsonl").write_text(json.dumps(line) + "\n")
+    assert "100000000000000000 iterations" in _page(collect(tmp_path, {}))
+
+
+@pytest.mark.parametrize("name", ["x" * 240, "ü" * 120, "a/" * 110 + "b"])
+def test_pictures_of_long_names_are_in_the_gallery(tmp_path: Path, name: str) -> None:
+    picture = replace(sample_report().gallery[0], name=name)
+    write_gallery(tmp_path, [picture, picture])
+    assert [one.name[0] for one in read_gallery(tmp_path)] == [name[0]] * 2
 
 
 def _write_run(folder: Path) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from segcore.compare.study import Study, heads_of, joined, planned, read_study, recipe_of, write_study
+from segcore.data.fitting import crop_for, measure, scale_for
 from segcore.errors import InputError
 from segcore.recipe.plain import to_plain
+from tests.data.test_folder import make_folder
 
 HEADS = (
     "cgrseg-camvid,ecfd-camvid,iiwa-camvid,memorynet-camvid,unept-camvid,fcn-camvid,smp-unet,ecfd-tiny-r50-cityscapes"
@@ -59,6 +61,16 @@ def test_hard_pixels_are_the_same_share_of_another_crop_and_class_weights_stay_w
     assert city.class_weight == ()
     assert city.ohem_min_kept == round(100_000 * 96 * 160 / (512 * 1024))
     assert camvid.ohem_min_kept == round(2000 * 96 * 160 / (192 * 256))
+
+
+def test_a_folder_of_ones_own_is_fitted_as_by_the_recipe_own(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    study = replace(STUDY, dataset="folder", root=str(tmp_path), papers="fcn-camvid", crop=(0, 0))
+    (head,) = heads_of(study)
+    recipe = recipe_of(study, planned(study, head, 1e-3, 0), 40)
+    size = measure(recipe.data, str(tmp_path)).size
+    assert (recipe.augment.crop, recipe.augment.scale) == (crop_for(size), scale_for(size))
+    assert (recipe.evaluate.scale, recipe.data.test_split) == (scale_for(size), "test")
 
 
 def test_the_output_stride_changes_only_heads_that_have_that_choice() -> None:

@@ -92,6 +92,10 @@ def test_a_folder_that_cannot_be_used_says_why(
         "not json",
         '{"classes": ["a"], "palette": [[1, 2]]}',
         '{"classes": ["a"], "palette": [[1, 2, 300]]}',
+        pytest.param("[" * 100_000, id="deep"),
+        pytest.param('{"classes": ["a"], "palette": [[1, 2, 1' + "0" * 5000 + "]]}", id="many digits"),
+        '["a", "\\ud800"]',
+        '["a", "b\\u0000"]',
     ],
 )
 def test_a_wrong_class_file_is_named(tmp_path: Path, content: str) -> None:

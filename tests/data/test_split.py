@@ -101,7 +101,7 @@ def test_the_lists_are_the_splits_that_training_reads(tmp_path: Path, capsys: py
         assert [item.name for item in FolderDataset(root, split).items] == part
     printed = capsys.readouterr().out
     assert "rare" in printed
-    assert f"--data.dataset folder --run.data {root}\n" in printed
+    assert f"<paper>-train own --run.data {root}\n" in printed
 
 
 def test_lists_may_go_elsewhere_and_are_read_from_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
 import cv2
 import numpy as np
@@ -16,6 +17,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segcore.errors import InputError
+from segcore.files import open_to_append
+from segcore.training import log
 from segcore.training.log import JsonLines, NullLogger, Pace, RunLogger, create_logger, used_memory
 
 TRACKERS = ("tensorboard",)
@@ -186,3 +189,65 @@ def test_a_log_of_numbers_that_is_a_link_is_replaced_by_a_file(tmp_path: Path) -
     _run(folder, [1])
     assert victim.read_text() == ""
     assert len(_lines(folder)) == 1
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"[]", b"7", b'{"iteration": "x", "mode": "train"}', b"[" * 100_000])
+def test_a_damaged_line_does_not_stop_a_run_that_goes_on_and_stays_for_its_owner(tmp_path: Path, damage: bytes) -> None:
+    """Issue 18: a bad byte ended every resumption."""
+    _run(tmp_path, [10, 20])
+    path = tmp_path / "log.jsonl"
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([lines[0], damage, lines[1], b""]))
+    _run(tmp_path, [20, 30], start=10)
+    kept = path.read_bytes().splitlines()
+    assert kept[:2] == [lines[0], damage]
+    assert [json.loads(line)["iteration"] for line in kept[2:]] == [20, 30]
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class _FullDisk:
+    """A file of a disk that is full after `left` more bytes."""
+
+    def __init__(self, file: IO[bytes], left: int) -> None:
+        self.file, self.left = file, left
+
+    def write(self, data: bytes) -> int:
+        self.file.write(data[: self.left])
+        self.left -= len(data)
+        if self.left < 0:
+            raise FULL
+        return len(data)
+
+    def close(self) -> None:
+        self.file.close()
+        raise FULL
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("name", ["log.txt", "log.jsonl", "events.out.tfevents"])
+@pytest.mark.parametrize("left", [0, 9])
+def test_a_full_disk_is_one_sentence_and_what_was_logged_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, left: int
+) -> None:
+    """Issue 18: it was a traceback of the log, of a thread of TensorBoard's, or of `logging`."""
+    _run(tmp_path, [10])
+    before = (tmp_path / "log.jsonl").read_bytes()
+
+    def opened(path: Path, mode: Literal["a", "x"]) -> Any:
+        file = open_to_append(path, mode)
+        return _FullDisk(file, left + 100 * (mode == "x")) if path.name.startswith(name) else file
+
+    monkeypatch.setattr(log, "open_to_append", opened)
+    with pytest.raises(InputError, match=rf"cannot write .*{name}.*: No space left on device"):
+        _run(tmp_path, [20, 30], start=10)
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    assert "Logging error" not in printed
+    assert (tmp_path / "log.jsonl").read_bytes().startswith(before)
+    monkeypatch.undo()
+    _run(tmp_path, [20], start=10)
+    assert [line["iteration"] for line in _lines(tmp_path)] == [10, 20]

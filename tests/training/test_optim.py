@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from segcore.training.optim import (
     build_optimizer,
     learning_rate,
     parameter_groups,
+    restore_optimizer,
     rule,
     set_learning_rate,
 )
@@ -203,3 +206,53 @@ def test_an_average_of_another_model_is_refused() -> None:
     average = ExponentialAverage(TinySegmentor(4, 3), 0.9)
     with pytest.raises(InputError, match="another model"):
         average.load_state_dict({"weight": torch.zeros(1)})
+
+
+class _WithUnread(nn.Module):
+    """A network whose `spare` leads to no output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.spare, self.last = nn.Linear(3, 2), nn.Linear(2, 2), nn.Linear(2, 1)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.last(self.first(torch.ones(4, 3))).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_state_that_knows_parameters_that_lead_nowhere_goes_on_as_it_would_have(kind: Any) -> None:
+    """Versions before `freeze_unread` gave them to the optimizer, too."""
+    optim = Optim(kind=kind, lr=0.1, decay_mult={"bias": 0.0})
+    torch.manual_seed(0)
+    old, new = _WithUnread(), _WithUnread()
+    before = build_optimizer(old, NameMap(), optim)
+    for _ in range(2):
+        old.step(before)
+    new.load_state_dict(old.state_dict())
+    new.spare.requires_grad_(False)
+    after = build_optimizer(new, NameMap(), optim)
+    restore_optimizer(after, copy.deepcopy(before.state_dict()))
+    old.step(before)
+    new.step(after)
+    assert all(torch.equal(value, new.state_dict()[name]) for name, value in old.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_moments_that_are_not_those_of_the_network_are_refused(kind: Any) -> None:
+    network, optim = _WithUnread(), Optim(kind=kind, lr=0.1)
+    optimizer = build_optimizer(network, NameMap(), optim)
+    network.step(optimizer)
+    saved, fresh = optimizer.state_dict(), build_optimizer(_WithUnread(), NameMap(), optim)
+    name = "exp_avg" if kind == "adamw" else "momentum_buffer"
+    saved["state"][0][name] = torch.zeros(7)
+    with pytest.raises(InputError, match=rf"the {name} of its optimizer's parameter 0 is not of the network's shape"):
+        restore_optimizer(fresh, saved)
+    del saved["state"][0][name]
+    with pytest.raises(InputError, match=r"parameter 0 lacks moments"):
+        restore_optimizer(fresh, saved)
+    del saved["state"][0]
+    saved["param_groups"][0]["params"].pop()
+    with pytest.raises(InputError, match=r"knows 3 trained parameters, the network has 6"):
+        restore_optimizer(fresh, saved)

@@ -54,6 +54,16 @@ def test_with_resized_queries_the_window_itself_is_unchanged_and_other_sizes_are
             assert logits.isfinite().all()
 
 
+@pytest.mark.parametrize(("size", "lines"), [((40, 48), 1), ((64, 64), 0), ((60, 64), 0)])
+def test_crops_that_are_mostly_padding_are_said_once(
+    size: tuple[int, int], lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = small_network().train()
+    for _ in range(2):
+        model.losses(random_image(2, 3, *size), random_target(2, *size, num_classes=7), STEP)
+    assert [record.message.startswith("training crops of 40x48 pixels") for record in caplog.records] == [True] * lines
+
+
 def test_windows_in_a_batch_give_what_single_windows_give() -> None:
     model, image = small_network(), random_image(1, 3, 90, 120)
     with torch.inference_mode():

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 from segcore.errors import InputError
 
@@ -71,13 +71,12 @@ def make_folder(folder: Path, option: str) -> Path:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Make the folder of a file about to be written, and say which file it was if that fails.
+    """Say which file it was that could not be made or written.
 
     Raises:
         InputError: if the folder or the disk refuses.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         raise InputError(
@@ -85,43 +84,69 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def unfinished_name(path: Path) -> Path:
+    """Return what a file may be called until it is whole: a free name in its folder that cannot be guessed."""
+    # a name may be as long as the file system allows: only its start is taken
+    return path.with_name(f".{path.name[:50]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, *, is_flushed: bool = True) -> Iterator[IO[bytes]]:
     """Open a file to write that replaces `path` only when it is complete and on the disk.
 
     It is written under another name in the same folder, flushed to the disk and renamed. Whatever goes wrong, the
     previous file stays whole and the unfinished one is removed. That name cannot be guessed and must be free, so that
     nobody else's file or link is written to.
 
+    Args:
+        is_flushed: off for what is quickly made again: a power cut may then leave an empty file.
+
     Raises:
         InputError: if the folder or disk refuses, for example because it is full.
     """
-    # a name may be as long as the file system allows: only its start is taken
-    unfinished = path.with_name(f".{path.name[:50]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    unfinished = unfinished_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(unfinished, "xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if is_flushed:
+                os.fsync(file.fileno())
         os.replace(unfinished, path)
-        _flush_folder(path.parent)
+        if is_flushed:
+            _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch's zip writer reports a failed write as a RuntimeError raised while handling the OSError
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        kept = "the previous file is unchanged" if path.exists() else "nothing was left there"
+        kept = "the previous file is unchanged" if os.path.exists(path) else "nothing was left there"
         raise InputError(
-            f"cannot save {path}: {cause.strerror or cause}; {kept}; free space or choose another folder"
+            f"cannot save {path}: {_reason(path.parent, cause)}; {kept}; free space or choose another folder"
         ) from error
     finally:
-        if unfinished.exists():
+        if os.path.exists(unfinished):
             unfinished.unlink()
 
 
-def open_to_append(path: Path) -> IO[str]:
-    """Open a text file to add lines to, each written at once; made where it does not exist.
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say which file it was that could not be read.
+
+    Raises:
+        InputError: if the system refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def open_to_append(path: Path, mode: Literal["a", "x"]) -> IO[bytes]:
+    """Open a file to write at its end; made where it does not exist.
+
+    Args:
+        mode: "x" refuses a file that exists.
 
     Raises:
         InputError: if the folder or disk refuses, or a link or something else that is no file stands there.
@@ -132,7 +157,7 @@ def open_to_append(path: Path) -> IO[str]:
         return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
     try:
-        return open(path, "a", buffering=1, encoding="utf-8", opener=opener)
+        return open(path, f"{mode}b", opener=opener)
     except OSError as error:
         reason = "it is a link" if path.is_symlink() else error.strerror or error
         raise InputError(f"cannot write {path}: {reason}; remove it or choose another folder") from error

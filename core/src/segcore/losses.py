@@ -47,7 +47,7 @@ def cross_entropy(
     Shapes:
         logits (B, K, H, W), label (B, H, W) int64 -> scalar; 0 where no pixel is labeled
     """
-    loss = F.cross_entropy(logits, label, weight=class_weight, ignore_index=IGNORE, reduction="none")  # (B, H, W)
+    loss = _pixel_losses(logits, label, class_weight)
     if pixel_weight is not None:
         loss = loss * pixel_weight
     total = loss.sum()
@@ -66,6 +66,16 @@ def cross_entropy(
     divisor = weight.sum()
     # 1 where all weights are 0: over a tiny number the gradient overflows, and infinity times 0 is no number
     return total / divisor.masked_fill(divisor == 0, 1)
+
+
+def _pixel_losses(logits: Tensor, label: Tensor, class_weight: Tensor | None) -> Tensor:
+    """Return the cross entropy of every pixel, 0 where it is ignored: (B, K, H, W), (B, H, W) -> (B, H, W)."""
+    is_last = logits.is_contiguous(memory_format=torch.channels_last)
+    # With classes last in memory, pixels are the rows of a matrix: as maps torch would copy them to the other layout,
+    # the largest tensor of a step, and give the gradient in that layout, too.
+    rows, labels = (logits.permute(0, 2, 3, 1).flatten(0, 2), label.flatten()) if is_last else (logits, label)
+    loss = F.cross_entropy(rows, labels, weight=class_weight, ignore_index=IGNORE, reduction="none")
+    return loss.view(label.shape)
 
 
 @torch.no_grad()

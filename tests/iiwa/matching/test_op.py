@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -148,3 +150,14 @@ def test_matching_away_from_the_gpu_is_mentioned_once(
     for device in ("mps", "mps", "cpu"):
         op._announce("scipy", device)
     assert caplog.messages == ["window matching: scipy form on mps"]
+
+
+def test_a_forked_process_matches_with_threads_of_its_own() -> None:
+    """Issue 18: it waited for ever for those of its parent."""
+    similarity = random_similarity(3, 4, 9)
+    expected = match_windows(similarity)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if torch.equal(match_windows(similarity), expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0

@@ -35,7 +35,8 @@ def parameter_sizes(names: Sequence[str], total: int) -> dict[str, int]:
 def _networks() -> Iterator[tuple[Paper, Recipe]]:
     for paper in installed_papers().values():
         for recipe in paper.recipes.values():
-            yield paper, recipe
+            if recipe.data.dataset != "folder":  # whose classes the user's pictures decide
+                yield paper, recipe
     iiwa = installed_papers()["iiwa"]
     for swin in _SWINS:
         recipe = next(iter(iiwa.recipes.values()))

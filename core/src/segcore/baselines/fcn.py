@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from segcore.backbones import backbone_of, resnet_names
+from segcore.backbones.unread import unread_parameters
 from segcore.baselines.recipes import FCNModel
 from segcore.layers.fcn_head import FCNHead
 from segcore.losses import SegmentationLoss
@@ -43,6 +44,8 @@ class FCN(EncoderDecoder):
             auxiliary_weight,
             classifiers=self.classifiers,
         )
+        # norms of the level that only the auxiliary head reads
+        self.loss_only += tuple(f"backbone.{name}" for name in unread_parameters(backbone, {-1}))
 
 
 def build(recipe: Recipe, num_classes: int) -> FCN:

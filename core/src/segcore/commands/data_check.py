@@ -16,6 +16,7 @@ from segcore.errors import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from segcore.data.base import SegmentationDataset
     from segcore.data.check import CheckReport
     from segcore.data.traps import Suspicion
 
@@ -34,6 +35,8 @@ class CheckOptions(DatasetOptions):
     """Name of a data set."""
     split: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Split to check, may be given several times; without it, train and val."""
+    page: str = ""
+    """Also write this HTML page: class histogram, examples of each class, files that cannot be used."""
 
 
 def main(words: list[str]) -> int:
@@ -47,31 +50,45 @@ def main(words: list[str]) -> int:
     from segcore.data.traps import shared_pictures
 
     console = PlainConsole(soft_wrap=True)
-    reports: dict[str, CheckReport] = {}
+    checked: list[tuple[str, CheckReport, SegmentationDataset]] = []
     for split in dict.fromkeys(options.split or _SPLITS):
-        reports[split] = _check(options, split)
-        console.print(_table(reports[split], f"{options.dataset}, split {split}"))
-        for line in _lines(reports[split]):
+        dataset = _open(options, split)
+        report = _check(dataset, split, options.threads())
+        checked.append((split, report, dataset))
+        console.print(_table(report, f"{options.dataset}, split {split}"))
+        for line in _lines(report):
             console.print(line)
-    for suspicion in shared_pictures({split: report.pictures for split, report in reports.items()}):
+    shared = shared_pictures({split: report.pictures for split, report, _ in checked})
+    for suspicion in shared:
         console.print(_sentence(suspicion))
-    return 0 if all(report.is_clean for report in reports.values()) else 2
+    if options.page:
+        from segcore.pages.render import write_page  # plotly loads only for a page
+        from segcore.report.check_page import CheckedSplit, check_page
+
+        page = check_page([CheckedSplit(*one) for one in checked], shared, options.root)
+        console.print(f"wrote {write_page(options.page, page)}")
+    return 0 if all(report.is_clean for _, report, _ in checked) else 2
 
 
-def _check(options: CheckOptions, split: str) -> CheckReport:
+def _open(options: CheckOptions, split: str) -> SegmentationDataset:
+    """Return one split, its files unread."""
+    data = options.data(options.dataset)
+    dataset = create_dataset(data, options.root, split, list_file=options.list, check_files=False)
+    if len(dataset) == 0:
+        raise InputError(f"{data.dataset}, split {split}: no images found in {options.root}")
+    return dataset
+
+
+def _check(dataset: SegmentationDataset, split: str, threads: int) -> CheckReport:
     """Read one split."""
     from rich.progress import Progress
 
     from segcore.console import PlainConsole
     from segcore.data.check import check_dataset
 
-    data = options.data(options.dataset)
-    dataset = create_dataset(data, options.root, split, list_file=options.list, check_files=False)
-    if len(dataset) == 0:
-        raise InputError(f"{data.dataset}, split {split}: no images found in {options.root}")
     with Progress(console=PlainConsole(stderr=True), transient=True) as progress:
         task = progress.add_task(f"reading {split}", total=len(dataset))
-        return check_dataset(dataset, workers=options.threads(), progress=lambda: progress.advance(task))
+        return check_dataset(dataset, workers=threads, progress=lambda: progress.advance(task))
 
 
 def _table(report: CheckReport, title: str) -> Table:

@@ -74,7 +74,7 @@ def main(words: list[str]) -> int:
     console.print(_table(parts, dataset.classes.names, presence, part_of))
     console.print(f"wrote {', '.join(map(str, files))}")
     lists = "".join(f" --data.{name}-list {path}" for name, path in zip(parts, files, strict=True) if options.out)
-    console.print(f"to train on them: --data.dataset folder --run.data {options.root}{lists}")
+    console.print(f"to train on them: <paper>-train own --run.data {options.root}{lists}")
     return 0
 
 

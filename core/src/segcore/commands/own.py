@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from segcore.data.fitting import crop_for, fit, measure
 from segcore.errors import InputError
 from segcore.paper import Paper
 from segcore.recipe import Recipe
@@ -23,6 +22,8 @@ def fitted(paper: Paper, default: Recipe, asked: Recipe, words: Sequence[str]) -
     Raises:
         InputError: if the folder is not named or cannot be used.
     """
+    from segcore.data.fitting import crop_for, fit, measure  # with OpenCV, which --help does not need
+
     if not asked.run.data:
         raise InputError(
             f"the recipe {OWN_RECIPE} takes its sizes from your pictures: set --run.data to the folder that holds "

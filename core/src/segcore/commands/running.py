@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Protocol
 
 from segcore.errors import InputError
@@ -36,10 +39,31 @@ def run_guarded(program: str, argv: Sequence[str] | None, body: Callable[[list[s
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a letter gets its number instead
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        answer_interrupts(program)
     code = _run(program, words, body)
     if argv is None:
         leave_run(code)
     return code
+
+
+def answer_interrupts(program: str) -> None:
+    """Let Ctrl-C end this process at once while something is imported, else as Python does.
+
+    An import may lose the exception, in C code or in a search for an optional part, and go on with half a module.
+    """
+
+    def answer(_: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                print(f"{program}: interrupted", file=sys.stderr, flush=True)
+                os._exit(128 + signal.SIGINT)
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, answer)
 
 
 def leave_run(code: int) -> None:
@@ -66,4 +90,28 @@ def _run(program: str, words: list[str], body: Callable[[list[str]], int]) -> in
         return 2
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
+    except Exception as error:
+        sentence = None if is_debug else _sentence(error)
+        if sentence is None:
+            raise
+        print(f"{program}: {sentence}", file=sys.stderr)
+        return 2
+
+
+def _sentence(error: Exception) -> str | None:
+    """Return what to say of an error that the system or torch raised: a file, a disk, memory; None for others."""
+    from segcore.console import printable
+
+    if "torch" in sys.modules:
+        from segcore.failures import explain
+
+        sentence = explain(error)
+        if sentence:
+            return printable(sentence)
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return printable(f"{name}{error.strerror}; --debug shows where")
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from segcore.commands.parsing import parse_recipe
@@ -51,7 +52,7 @@ def _check_start(recipe: Recipe) -> None:
     from segcore.training.run_folder import continues, refuse_run
 
     run, data = recipe.run, recipe.data
-    if not continues(run):
+    if os.environ.get("RANK", "0") == "0" and not continues(run):  # the first process decides
         refuse_run(Path(run.work_dir))
     for path in filter(None, (run.load_from, run.resume_from, recipe.model.weights)):
         require_checkpoint(Path(path))

@@ -70,8 +70,8 @@ class Runner:
         """Make every recipe and open the data once."""
         for head in self.heads.values():
             recipe_of(self.study, planned(self.study, head, self.state.lrs[0], 0), self.study.iterations)
-        data = fragment(self.study).data
-        for split in (data.train_split, data.val_split):
+        data, _ = choose_test_split(fragment(self.study).data, self.study.root)
+        for split in (data.train_split, data.val_split, data.test_split):
             create_dataset(data, self.study.root, split)
 
     def run(self) -> int:

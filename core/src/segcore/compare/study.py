@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -14,7 +15,7 @@ import tyro
 from segcore.errors import InputError, check
 from segcore.files import atomic_write
 from segcore.paper import Paper, find_model
-from segcore.recipe import AMP, Evaluate, Loss, Model, Optim, Recipe, Run, Schedule
+from segcore.recipe import AMP, Data, Evaluate, Loss, Model, Optim, Recipe, Run, Schedule
 from segcore.recipe.plain import from_json, to_plain
 from segcore.recipe.protocols import Fragment, fragment_of
 from segcore.recipe.ranges import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, check_ranges
@@ -154,7 +155,11 @@ def run_folder(study: Path, word: str, lr: float, seed: int) -> Path:
 
 
 def fragment(study: Study) -> Fragment:
-    """Return data, augmentation and test that all heads share."""
+    """Return data, augmentation and test that all heads share.
+
+    Raises:
+        InputError: if there is no such data set, or a folder of one's own cannot be used.
+    """
     found = fragment_of(study.dataset)
     data = replace(
         found.data,
@@ -164,6 +169,11 @@ def fragment(study: Study) -> Fragment:
         num_images=study.num_images,
     )
     augment, evaluate = found.augment, replace(found.evaluate, mode="whole")
+    if study.dataset == "folder":
+        values, crop, scale = _fitted(data, study.root)
+        data = replace(data, mask_values=values)
+        augment = replace(augment, crop=crop, scale=scale)
+        evaluate = replace(evaluate, scale=scale)
     if max(study.crop):
         augment = replace(augment, crop=study.crop)
     if max(study.scale):
@@ -171,6 +181,15 @@ def fragment(study: Study) -> Fragment:
     if study.aug_ratios:
         evaluate = replace(evaluate, aug_ratios=study.aug_ratios)
     return Fragment(data=data, augment=augment, evaluate=evaluate)
+
+
+@cache
+def _fitted(data: Data, root: str) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, int]]:
+    """Return mask values, crop and scale for the pictures of a folder of one's own, which is looked at once."""
+    from segcore.data.fitting import crop_for, measure, scale_for  # with OpenCV, which --help does not need
+
+    pictures = measure(data, root)
+    return pictures.mask_values, crop_for(pictures.size), scale_for(pictures.size)
 
 
 def recipe_of(study: Study, run: PlannedRun, iterations: int) -> Recipe:
@@ -211,6 +230,7 @@ def _model(study: Study, model: Model) -> Model:
         "pretrained": study.pretrained,
         "weights": study.weights,
         "backbone_norm": "sync",
+        "freeze": "none",
     }
     strides = get_args(get_type_hints(type(model)).get("output_stride"))
     if study.output_stride in strides:

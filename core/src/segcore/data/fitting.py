@@ -81,8 +81,7 @@ def _values_without_names(data: Data, root: str, threads: int) -> tuple[int, ...
 
 def fit(recipe: Recipe, pictures: Pictures) -> Recipe:
     """Return the recipe with everything but the crop made to fit, see the rules above; `crop_for` gives the crop."""
-    short = _short_side(pictures.size)
-    scale = (LONGEST * short, short)
+    scale = scale_for(pictures.size)
     wanted = PASSES * pictures.count // recipe.data.batch
     iterations = int(np.clip(wanted, *ITERATIONS))
     interval = iterations // 5
@@ -94,6 +93,12 @@ def fit(recipe: Recipe, pictures: Pictures) -> Recipe:
         schedule=replace(recipe.schedule, iterations=iterations),
         run=replace(recipe.run, eval_interval=interval, save_interval=interval),
     )
+
+
+def scale_for(size: tuple[int, int]) -> tuple[int, int]:
+    """Return the bounds of the resized picture, as a recipe has them, for pictures of a size."""
+    short = _short_side(size)
+    return LONGEST * short, short
 
 
 def crop_for(size: tuple[int, int]) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from segcore.data.listing import IMAGE_SUFFIXES, Item, find_files, first_folder,
 from segcore.data.palette import make_palette
 from segcore.data.read import DataFileError, open_regular
 from segcore.errors import InputError
+from segcore.recipe.plain import is_text
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 """Lossless formats: JPEG would change the values at every border."""
@@ -41,7 +42,7 @@ def read_classes(path: Path) -> ClassTable:
         content: Any = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
     except OSError as error:
         raise InputError(f"cannot read the class file {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # also a number of too many digits, or nested deeply
         raise InputError(f"the class file {path} is not valid: {error}") from error
     palette: Any = None
     if isinstance(content, dict):
@@ -54,6 +55,8 @@ def read_classes(path: Path) -> ClassTable:
     names = tuple(name.strip() for name in content if name.strip())
     if not 1 <= len(names) <= _MAX_CLASSES:
         raise InputError(f"{path}: expected 1 to {_MAX_CLASSES} class names, got {len(names)}")
+    if not all(is_text(name) for name in names):
+        raise InputError(f"{path}: a class name holds characters that no file can (NUL, half of a surrogate pair)")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(f"{path}: the class name {repeated[0]!r} occurs more than once; names must differ")

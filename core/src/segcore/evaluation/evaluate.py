@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from segcore.errors import InputError
 from segcore.evaluation.image_counts import ImageCounter, segment_sizes
 from segcore.evaluation.inference import View, predict_labels, views
 from segcore.evaluation.metrics import ConfusionMatrix, Scores
+from segcore.failures import explained, testing_memory
 from segcore.layers.precision import mixed_precision
 from segcore.recipe import AMP, Evaluate
 
@@ -89,7 +90,9 @@ def _only(batch: list[_Prepared | InputError]) -> _Prepared | InputError:
     return batch[0]
 
 
-def _prepared(test_set: _TestSet, indices: Sequence[int], workers: int, device: torch.device) -> Iterator[_Prepared]:
+def _prepared(
+    test_set: _TestSet, indices: Sequence[int], workers: int, device: torch.device
+) -> Generator[_Prepared, None, None]:
     """Yield the images of this process in order, prepared in loader processes.
 
     Raises:
@@ -183,9 +186,11 @@ def evaluate(
         torch.inference_mode(),
         mixed_precision(device, amp),
         _progress(len(indices), show_progress) as advance,
+        closing(_prepared(test_set, indices, workers, device)) as images,
     ):
-        for image in _prepared(test_set, indices, workers, device):
-            prediction = predict_labels(model, image.parts, protocol, image.size)
+        for image in images:
+            with explained(memory=testing_memory(image.name, image.size)):
+                prediction = predict_labels(model, image.parts, protocol, image.size)
             if image.label is not None:
                 label = image.label.to(device, non_blocking=True)
                 matrix.update(prediction, label)

@@ -111,6 +111,31 @@ def _starts(length: int, crop: int, stride: int) -> tuple[int, ...]:
     return tuple(max(min(i * stride + crop, length) - crop, 0) for i in range(count))
 
 
+class Grid(NamedTuple):
+    """The windows of an image.
+
+    Attributes:
+        tops, lefts: rows and columns where they start.
+        window: height and width of each.
+        padded: size that the network takes in its place.
+    """
+
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+    window: tuple[int, int]
+    padded: tuple[int, int]
+
+
+def grid_of(model: nn.Module, size: tuple[int, int], protocol: Evaluate) -> Grid:
+    """Return the windows of an image of a size (height, width); one where the protocol takes it whole."""
+    crop, stride = (size, (1, 1)) if protocol.mode == "whole" else (protocol.crop, protocol.stride)
+    tops, lefts = (_starts(size[axis], crop[axis], stride[axis]) for axis in (0, 1))
+    window = (min(crop[0], size[0]), min(crop[1], size[1]))
+    legal_size: Callable[[int, int], tuple[int, int]] | None = getattr(model, "legal_size", None)
+    padded = crop if protocol.pad_window else window
+    return Grid(tops, lefts, window, legal_size(*padded) if legal_size else padded)
+
+
 def logit_map(model: nn.Module, image: Tensor, protocol: Evaluate, valid: tuple[int, int] | None = None) -> LogitMap:
     """Run the network on an image, whole or in windows, and keep its logits at the head's resolution.
 
@@ -121,12 +146,7 @@ def logit_map(model: nn.Module, image: Tensor, protocol: Evaluate, valid: tuple[
         image (B, 3, H, W) -> map of (B, K, H, W), cut to `valid` (height, width)
     """
     height, width = image.shape[-2:]
-    crop, stride = ((height, width), (1, 1)) if protocol.mode == "whole" else (protocol.crop, protocol.stride)
-    tops, lefts = _starts(height, crop[0], stride[0]), _starts(width, crop[1], stride[1])
-    window = (min(crop[0], height), min(crop[1], width))
-    legal_size: Callable[[int, int], tuple[int, int]] | None = getattr(model, "legal_size", None)
-    padded = crop if protocol.pad_window else window
-    padded = legal_size(*padded) if legal_size else padded
+    tops, lefts, window, padded = grid_of(model, (height, width), protocol)
     crops = [image[..., y : y + window[0], x : x + window[1]] for y, x in product(tops, lefts)]
     values = _forward(model, crops, padded, protocol)
     size, is_softmax = (height, width), protocol.family == "S" and protocol.probabilities
@@ -145,15 +165,25 @@ def _forward(model: nn.Module, crops: list[Tensor], padded: tuple[int, int], pro
         crops (B, 3, h, w) each -> logits (B, K, h', w') each
     """
     num_images = len(crops[0])
-    batch = max(protocol.window_batch, num_images) if len(crops) > 1 else num_images
-    if crops[0].device.type == "cpu":
-        batch = max(min(batch, CPU_PIXELS // (padded[0] * padded[1])), 1)
+    batch = forward_batch(len(crops), num_images, padded, protocol, crops[0].device)
     single = [image for pair in crops for image in pair.unbind()]
     logits: list[Tensor] = []  # (K, h', w') each
     for i in range(0, len(single), batch):
         output: Tensor = model(_pad(torch.stack(single[i : i + batch]), padded))
         logits.extend(output.float().unbind())
     return [torch.stack(logits[i : i + num_images]) for i in range(0, len(logits), num_images)]
+
+
+def forward_batch(
+    num_windows: int, num_images: int, padded: tuple[int, int], protocol: Evaluate, device: torch.device
+) -> int:
+    """Return how many inputs of a size go through the network at once.
+
+    Args:
+        num_images: of each window: 2 where the mirrored image runs along.
+    """
+    batch = max(protocol.window_batch, num_images) if num_windows > 1 else num_images
+    return max(min(batch, CPU_PIXELS // (padded[0] * padded[1])), 1) if device.type == "cpu" else batch
 
 
 def whole(model: nn.Module, image: Tensor) -> Tensor:
@@ -212,10 +242,7 @@ def bands(
     is_alone = len(maps) == 1 and not protocol.flip
     needs_softmax = protocol.family == "M" and not (is_ranking and is_alone)
     first = maps[0].values[0]
-    widest = max(size[1], *(part.size[1] for part in maps))
-    is_cpu = device.type == "cpu"
-    budget = BAND_BYTES["cpu"] * torch.get_num_threads() if is_cpu else BAND_BYTES["cuda"]
-    height = max(budget // (4 * first.shape[0] * first.shape[1] * widest), 1)
+    height = band_height(first, max(size[1], *(part.size[1] for part in maps)))
     for start in range(0, size[0], height):
         stop = min(start + height, size[0])
         total: Tensor | None = None
@@ -226,6 +253,13 @@ def bands(
             total = band if total is None else total.add_(band)
         assert total is not None
         yield slice(start, stop), total
+
+
+def band_height(values: Tensor, width: int) -> int:
+    """Return how many rows of a map of a width are enlarged at a time; `values` (B, K, h, w) are those of a window."""
+    is_cpu = values.device.type == "cpu"
+    budget = BAND_BYTES["cpu"] * torch.get_num_threads() if is_cpu else BAND_BYTES["cuda"]
+    return max(budget // (4 * values.shape[0] * values.shape[1] * width), 1)
 
 
 class _Sum:

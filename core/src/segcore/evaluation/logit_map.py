@@ -103,7 +103,7 @@ class LogitMap:
     @property
     def is_single(self) -> bool:
         """Whether one window is the whole map."""
-        return len(self.values) == 1
+        return self.window == self.size
 
     @cached_property
     def _window_rows(self) -> RowTable:

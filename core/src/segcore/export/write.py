@@ -36,8 +36,8 @@ def export(model: Segmentor, path: Path, form: Form | None = None) -> None:
 
 def exported_bytes(model: Segmentor, form: Form, kind: Kind) -> bytes:
     """Return the content of a checked file, see `export`."""
-    network = ExportedNetwork(model, form).eval()
     with evaluating(model):
+        network = ExportedNetwork(model, form).eval()
         meta = model.origin.meta if model.origin else None
         metadata = metadata_of(network, meta)
         if kind == "pt2":
@@ -53,7 +53,7 @@ def _pt2_bytes(network: ExportedNetwork, metadata: dict[str, str]) -> bytes:
     image = network.example(network.padded(*size_of(example_of(network))))
     program = program_of(Part(network, network.of_legal), (image,), [axes])
     buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={"segcore.json": json.dumps(metadata)})
+    torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(metadata)})
     buffer.seek(0)
     module = torch.export.load(buffer).module()
 

@@ -6,17 +6,24 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from segcore.data.base import ClassTable, load_classes
 from segcore.data.labels import cityscapes_label_ids, cityscapes_train_ids, reduce_zero_label
 from segcore.errors import InputError
-from segcore.files import writing
+from segcore.files import atomic_write
 from segcore.images.visualize import overlay, with_legend
 from segcore.opencv import cv2
 
+MADE_WITH = "segcore"
+"""Keyword of the text in a PNG that says how a label map was made."""
 
-def save_label(path: Path, label: np.ndarray, palette: np.ndarray | None) -> Path:
+
+def save_label(path: Path, label: np.ndarray, palette: np.ndarray | None, made_with: str = "") -> Path:
     """Write a label map as PNG: 8 bit, with colors where a palette is given; 16 bit gray above 255 classes.
+
+    Args:
+        made_with: text that is kept in the file, for `made_with`.
 
     Shapes:
         label (H, W) integers, palette (K, 3) uint8 RGB
@@ -27,9 +34,21 @@ def save_label(path: Path, label: np.ndarray, palette: np.ndarray | None) -> Pat
         picture = Image.fromarray(label.astype(np.uint8))
         if palette is not None:
             picture.putpalette(np.asarray(palette, np.uint8)[:256].tobytes())
-    with writing(path):
-        picture.save(path)
+    texts = PngInfo()
+    if made_with:
+        texts.add_text(MADE_WITH, made_with)
+    with atomic_write(path, is_flushed=False) as file:
+        picture.save(file, "PNG", pnginfo=texts)
     return path
+
+
+def made_with(path: Path) -> str:
+    """Return the text that `save_label` kept in a label map; empty where there is none, or no such file."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            return str(picture.info.get(MADE_WITH, ""))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # of files that are no whole PNG
+        return ""
 
 
 def save_overlay(
@@ -45,8 +64,8 @@ def save_overlay(
     """
     picture = overlay(image, label, classes.palette, opacity)
     _, data = cv2.imencode(path.suffix, with_legend(picture, label, classes) if legend else picture)
-    with writing(path):
-        path.write_bytes(data.tobytes())
+    with atomic_write(path, is_flushed=False) as file:
+        file.write(data.tobytes())
     return path
 
 

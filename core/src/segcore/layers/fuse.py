@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from segcore.layers.conv import ConvNormAct
+from segcore.layers.pointwise import PointwiseConv
 
 _BLOCKS = (ConvNormAct, conv_bn_act.ConvNormAct, ConvNorm)
 _IN_ORDER = (
@@ -57,7 +58,7 @@ def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def _is_convolution(layer: object) -> TypeGuard[nn.Conv2d]:
-    return type(layer) in (nn.Conv2d, Conv2dSame)  # others may change their weights as they run
+    return type(layer) in (nn.Conv2d, Conv2dSame, PointwiseConv)  # others may change their weights as they run
 
 
 def _can_fold(norm: nn.Module) -> bool:

@@ -1,16 +1,17 @@
 """Linear layers on CPUs through oneDNN.
 
 torch multiplies float32 matrices with MKL, which does not use the wide registers of processors other than Intel's;
-oneDNN, in torch anyway, does. Measured on an AMD EPYC with AVX-512: 2.2 times as fast forward and for the input's
-gradient, 1.4 times for the weight's; not measured on other processors. The result is float32 all the same, and differs
-by rounding only.
+oneDNN, in torch anyway, does. Measured on an AMD EPYC with AVX-512, one thread, torch 2.15, for nine shapes of 512 to
+16384 rows and 96 to 2048 channels: 1.5 to 2.4 times as fast forward, 1.7 to 2.3 times for the input's gradient, 1.5 to
+1.9 times for the weight's. Where MKL uses those registers, on Intel's processors, expect nothing: not measured. The
+result is float32 all the same, and differs by rounding only.
 
 The operator is torch's own, but not part of its public interface: where it is not what it was, layers are torch's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 _SMALLEST_PRODUCT = 2**21  # multiply-adds below which the call costs more than it saves
-_SMALLEST_SIDE = 64  # of a weight, for its gradient
+_SMALLEST_SIDES = (64, 192)  # of a weight, the shorter and the longer one, for its gradient
 _ARGUMENTS = ("X", "W", "B", "attr", "scalars", "algorithm")  # of the operator, torch 2.8 to 2.15
 
 
@@ -94,10 +95,7 @@ class _Linear(torch.autograd.Function):
         product = F.linear if torch.is_grad_enabled() else _product
         rows, inputs = grad.flatten(0, -2), x.flatten(0, -2)
         grad_x = product(grad, weight.t().contiguous()) if needs_x else None
-        grad_weight = None
-        if needs_weight:
-            is_wide = min(weight.shape) >= _SMALLEST_SIDE
-            grad_weight = product(rows.t(), inputs.t()) if is_wide else rows.t() @ inputs
+        grad_weight = _weight_gradient(rows, inputs, product) if needs_weight else None
         return grad_x, grad_weight, rows.sum(dim=0) if needs_bias else None
 
     @staticmethod
@@ -110,6 +108,15 @@ class _Linear(torch.autograd.Function):
         if of_bias is not None:
             terms.append(of_bias.expand(*x.shape[:-1], -1))
         return sum(terms[1:], terms[0])
+
+
+def _weight_gradient(rows: Tensor, inputs: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return rows^T inputs: (R, N), (R, K) -> (N, K)."""
+    short, long = sorted((rows.shape[1], inputs.shape[1]))
+    if short < _SMALLEST_SIDES[0] or long < _SMALLEST_SIDES[1]:
+        return rows.t() @ inputs
+    # the wider matrix as the operator's weight: 1.5 to 2.5 times as fast as the other order
+    return product(rows.t(), inputs.t()) if rows.shape[1] <= inputs.shape[1] else product(inputs.t(), rows.t()).t()
 
 
 def _count_flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: Any, **__: Any) -> int:

@@ -49,10 +49,15 @@ THEME = go.layout.Template(
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: (iteration, value) points in the order of iterations, all finite."""
+    """One curve: (iteration, value) points in the order of iterations, all finite.
+
+    Attributes:
+        group: curves of one group share a color and a place in the legend; a curve without one is its own.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
+    group: str = ""
 
 
 def curves(
@@ -66,12 +71,19 @@ def curves(
         reference: name and value of a dashed horizontal line.
     """
     figure = _figure(280)
-    for number, one in enumerate(series):
-        style = {"color": f"var(--series-{number % _COLORS + 1})", "width": 2}
+    groups = list(dict.fromkeys(one.group or one.name for one in series))
+    seen: set[str] = set()
+    for one in series:
+        group = one.group or one.name
+        style = {"color": series_color(groups.index(group)), "width": 2}
         is_smooth = smooth and len(one.points) > _DOTS / 2
         common = {"name": label(one.name, 40), "hovertemplate": "%{y:.4g}", "line": style}
+        if one.group:
+            common |= {"legendgroup": group, "showlegend": group not in seen}
+        seen.add(group)
         if is_smooth:
-            figure.add_scatter(**_xy(one.points), **common | {"opacity": 0.35}, showlegend=False, hoverinfo="skip")
+            pale = common | {"opacity": 0.35, "showlegend": False}
+            figure.add_scatter(**_xy(one.points), **pale, hoverinfo="skip")
         mode = "lines+markers" if len(one.points) <= _DOTS else "lines"
         figure.add_scatter(**_xy(smoothed(one.points) if is_smooth else one.points), **common, mode=mode)
     if reference:
@@ -81,7 +93,8 @@ def curves(
             annotation={"text": label(reference[0], 40), "font": {"color": "var(--quiet)"}},
             annotation_position="top right",
         )
-    figure.update_layout(hovermode="x unified", showlegend=len(series) > 1)
+    figure.update_layout(hovermode="x unified" if len(groups) == len(series) else "closest")
+    figure.update_layout(showlegend=len(groups) > 1, margin={"t": 16 + _legend_height(groups)})
     figure.update_xaxes(
         title={"text": "iteration"}, tickformat="~s", showgrid=False, ticks="outside", rangemode="tozero"
     )
@@ -152,6 +165,109 @@ def heat_map(matrix: np.ndarray, names: Sequence[str], *, name: str, top: float)
     figure.update_xaxes(**_class_axis(names, 22), side="top", tickangle=-90, showgrid=False, zeroline=False)
     figure.update_yaxes(**_class_axis(names, 22), range=[count - 0.5, -0.5], showgrid=False, zeroline=False)
     return figure
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value with its interval; `group` decides the color."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    group: int = 0
+
+
+def intervals(bars: Sequence[Bar], *, unit: str) -> go.Figure:
+    """Draw values as points with their intervals, the first on top."""
+    figure = _figure(90 + 30 * len(bars))
+    for row, bar in enumerate(bars):
+        color = series_color(bar.group)
+        figure.add_scatter(
+            x=[bar.value],
+            y=[row],
+            name=label(bar.name, 40),
+            mode="markers",
+            marker={"color": color, "size": 10},
+            error_x={"array": [bar.high - bar.value], "arrayminus": [bar.value - bar.low], "color": color, "width": 5},
+            hovertemplate=f"%{{fullData.name}}<br>%{{x:.2f}} {label(unit, 20)}, "
+            f"{bar.low:.2f} to {bar.high:.2f}<extra></extra>",
+        )
+    figure.update_layout(showlegend=False, margin={"b": 8, "t": 8})
+    figure.update_xaxes(title={"text": unit}, side="top", zeroline=True)
+    axis = _class_axis([bar.name for bar in bars], 22)
+    figure.update_yaxes(**axis, range=[len(bars) - 0.4, -0.6], showgrid=False, zeroline=False)
+    return figure
+
+
+def tradeoff(points: Sequence[tuple[Bar, float]], *, cost: str, unit: str) -> go.Figure:
+    """Draw values with their intervals over what they cost."""
+    figure = _figure(270)
+    for bar, x in points:
+        color = series_color(bar.group)
+        figure.add_scatter(
+            x=[x],
+            y=[bar.value],
+            name=label(bar.name, 40),
+            mode="markers",
+            marker={"color": color, "size": 12},
+            error_y={"array": [bar.high - bar.value], "arrayminus": [bar.value - bar.low], "color": color, "width": 4},
+            hovertemplate="%{fullData.name}<br>%{y:.2f} "
+            + label(unit, 20)
+            + "<br>%{x:.4g} "
+            + label(cost, 40)
+            + "<extra></extra>",
+        )
+    figure.update_layout(showlegend=False, hovermode="closest")
+    figure.update_xaxes(title={"text": cost}, rangemode="tozero", ticks="outside")
+    figure.update_yaxes(title={"text": unit})
+    return figure
+
+
+def grouped_bars(
+    groups: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]]], *, unit: str
+) -> go.Figure:
+    """Draw one bar per series in every group."""
+    names = [name for name, _ in series]
+    figure = _figure(280 + _legend_height(names))
+    for number, (name, values) in enumerate(series):
+        hover = f"%{{fullData.name}}<br>%{{x}}: %{{y:.1f}} {label(unit, 20)}<extra></extra>"
+        figure.add_bar(
+            x=[label(group, 30) for group in groups],
+            y=values,
+            name=label(name, 40),
+            marker={"color": series_color(number)},
+            hovertemplate=hover,
+        )
+    figure.update_layout(barmode="group", margin={"t": 16 + _legend_height(names)}, bargap=0.25)
+    figure.update_yaxes(title={"text": unit}, rangemode="tozero")
+    return figure
+
+
+def lines(series: Sequence[Series], *, x_title: str, unit: str) -> go.Figure:
+    """Draw values over anything that is no iteration; every point is shown."""
+    names = [one.name for one in series]
+    figure = _figure(280 + _legend_height(names))
+    for number, one in enumerate(series):
+        style = {"color": series_color(number), "width": 2}
+        hover = "%{fullData.name}<br>%{x:.4g}: %{y:.1f}<extra></extra>"
+        figure.add_scatter(
+            **_xy(one.points), name=label(one.name, 40), line=style, mode="lines+markers", hovertemplate=hover
+        )
+    figure.update_layout(showlegend=len(series) > 1, margin={"t": 16 + _legend_height(names)})
+    figure.update_xaxes(title={"text": x_title}, showgrid=False, ticks="outside", rangemode="tozero")
+    figure.update_yaxes(title={"text": unit}, rangemode="tozero")
+    return figure
+
+
+def series_color(number: int) -> str:
+    """Return the color of a series."""
+    return f"var(--series-{number % _COLORS + 1})"
+
+
+def _legend_height(names: Sequence[str]) -> int:
+    """Return the room for a legend above a chart of a phone's width, pixels; none for one name."""
+    return 19 * -(-sum(min(len(name), 40) + 8 for name in names) // 42) if len(names) > 1 else 0
 
 
 def smoothed(points: Sequence[tuple[float, float]], share: float = 0.08) -> list[tuple[float, float]]:

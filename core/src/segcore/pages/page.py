@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _TALL = 620
 """Charts higher than this, pixels, scroll inside their frame."""
+_LONG = 12
+"""Tables of more rows can be filtered."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Chart:
 
     Attributes:
         summary: what a reader who cannot see it is told.
+        is_linked: a click on a point marks what has its name in all linked charts and in the tables.
         min_width: pixels; on a narrower screen the chart scrolls inside its frame.
     """
 
@@ -57,6 +60,7 @@ class Chart:
     figure: Figure
     summary: str = ""
     min_width: int = 0
+    is_linked: bool = False
 
     @property
     def height(self) -> int:
@@ -107,6 +111,11 @@ class Table:
     title: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
+
+    @property
+    def has_filter(self) -> bool:
+        """Whether a field above it leaves only the rows with some text."""
+        return len(self.rows) > _LONG
 
 
 @dataclass(frozen=True)

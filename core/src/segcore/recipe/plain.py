@@ -56,6 +56,8 @@ def from_plain(cls: type[T], data: Any, where: str = "recipe") -> T:
         raise InputError(f"{where}: {error}") from error
     except RecursionError as error:
         raise InputError(f"{where}: nested too deeply") from error
+    except UnicodeEncodeError as error:  # in a name, which the library meets first
+        raise InputError(f"{where}: {error.object!r} is no text: it holds half of a surrogate pair") from error
     return value
 
 
@@ -69,7 +71,7 @@ def _choices(cls: Any, place: str) -> str:
 def _check_entries(data: Any, known: Any, place: str) -> None:
     """Refuse names that were read over, and text that would break the first system call that it is given to."""
     if isinstance(data, str):
-        check(_is_text(data), f"{_at(place)}{data!r} is no text that a file can be named by")
+        check(is_text(data), f"{_at(place)}{data!r} is no text that a file can be named by")
     elif isinstance(data, dict):
         unknown = sorted(set(data) - set(known))
         check(not unknown, f"{_at(place)}unknown entries {', '.join(unknown)}")
@@ -80,7 +82,8 @@ def _check_entries(data: Any, known: Any, place: str) -> None:
             _check_entries(entry, known[i], f"{place}[{i}]")
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
+    """Return whether a text can be part of a file's name and of its content."""
     try:
         return b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:  # half of a surrogate pair

@@ -198,7 +198,7 @@ CAMVID = SmallFragment(
 OWN_RECIPE = "own"
 """Name of every paper's recipe for a folder of one's own, whose sizes are taken from the pictures (`data.fitting`)."""
 OWN = SmallFragment(
-    data=Data(dataset="folder", batch=8, workers=1),
+    data=Data(dataset="folder", batch=8, workers=1, test_split="test"),
     augment=Augment(scale=(2048, 512), ratio=(0.75, 1.5), crop=(320, 320)),
     evaluate=Evaluate(scale=(2048, 512)),
     warmup=100,
@@ -207,17 +207,19 @@ OWN = SmallFragment(
 )
 """A few hundred pictures of one's own, from ImageNet weights; what the rule replaces is for pictures of 480x640."""
 
-FOLDER = Fragment(
-    data=Data(dataset="folder", test_split="test"),
-    augment=Augment(scale=(2048, 512), ratio=(0.5, 2.0), crop=(512, 512)),
-    evaluate=Evaluate(scale=(2048, 512)),
-)
-"""Data of one's own, by the field's usual settings; tested on the validation images where there are no others."""
-
 _BY_DATASET = {
     part.data.dataset: part
     for part in (
-        *(TOY, CAMVID, FOLDER, ADE20K_512, CITYSCAPES, BDD100K, PASCAL_CONTEXT_59, PASCAL_CONTEXT_60),
+        *(
+            TOY,
+            CAMVID,
+            OWN.splits("train", "test"),
+            ADE20K_512,
+            CITYSCAPES,
+            BDD100K,
+            PASCAL_CONTEXT_59,
+            PASCAL_CONTEXT_60,
+        ),
         *(COCO_STUFF_10K, COCO_STUFF_10K_182, COCO_STUFF_164K, LIP),
     )
 }

@@ -31,6 +31,7 @@ GALLERY = "gallery"
 """Folder of a work directory with "NUMBER NAME.image.png", .label.png (where labeled) and .prediction.png."""
 Part = TypeVar("Part", Data, Evaluate, Published, Run)
 log = logging.getLogger(__name__)
+_YEAR_9999 = 250_000_000_000  # seconds, where the calendar of Python ends
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # tensors of a file that are not parameters
 
 
@@ -154,7 +155,7 @@ def _points(lines: Sequence[Mapping[str, Any]], mode: str, name: str) -> tuple[t
 
 
 def _date(lines: Sequence[Mapping[str, Any]]) -> str:
-    times = [line["time"] for line in lines if "time" in line]
+    times = [line["time"] for line in lines if 0 < (line.get("time") or 0) < _YEAR_9999]
     return datetime.fromtimestamp(max(times), UTC).strftime("%Y-%m-%d %H:%M UTC") if times else ""
 
 

@@ -6,7 +6,7 @@ came before. Nothing of the sampler has to be saved, and N processes see togethe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
@@ -204,8 +204,8 @@ def target_of_labels(labels: Tensor, maps: MapSource | None) -> Target:
 
 def train_loader(
     dataset: TrainSet, sampler: StepSampler, workers: int, pin: bool = False
-) -> Iterator[tuple[Tensor, Target]]:
-    """Yield the batches of a training run; it ends after the sampler's last batch.
+) -> Generator[tuple[Tensor, Target], None, None]:
+    """Yield the batches of a training run; it ends after the sampler's last batch, `close` ends it before.
 
     Raises:
         InputError: when the iteration comes to an image or label that cannot be used.

@@ -5,15 +5,20 @@ Only the first process talks; the others hold a `NullLogger` with the same metho
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
+import os
+import platform
+import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -21,10 +26,35 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from segcore.console import PlainConsole, printable
-from segcore.files import atomic_write, open_to_append
+from segcore.files import atomic_write, open_to_append, reading, writing
 from segcore.training.trackers import Sink, open_tracker
 
 _PACKAGE = logging.getLogger("segcore")
+
+
+class _Stream:
+    """A file that grows as a run goes on: what is written to it is with the system when `write` returns.
+
+    Raises:
+        InputError: where the folder or the disk refuses.
+    """
+
+    def __init__(self, path: Path, mode: Literal["a", "x"]) -> None:
+        self._path = path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open_to_append(path, mode)
+
+    def write(self, data: bytes) -> None:
+        """Write at the end."""
+        with writing(self._path):
+            self._file.write(data)
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        with suppress(OSError):  # only what `write` has complained of is left
+            self._file.close()
 
 
 class JsonLines:
@@ -32,38 +62,48 @@ class JsonLines:
 
     Args:
         start: iteration that the run goes on from; what an interrupted run wrote beyond it is removed.
+        is_validated: whether the validation after `start` is done; else its line is removed, since it comes again.
     """
 
-    def __init__(self, path: Path, start: int) -> None:
+    def __init__(self, path: Path, start: int, is_validated: bool = True) -> None:
         if path.is_file():
-            kept = [line for line in path.read_text("utf-8").splitlines() if _is_before(line, start)]
+            with reading(path):
+                *lines, cut = path.read_bytes().split(b"\n")  # a killed process was writing the last one
+            kept = [line for line in lines if _is_before(line, start, is_validated)]
+            kept += [cut] if _is_before(cut, start, is_validated, is_cut=True) else []
             with atomic_write(path) as file:
-                file.write("".join(f"{line}\n" for line in kept).encode())
-        self._file = open_to_append(path)
+                file.write(b"".join(line + b"\n" for line in kept))
+        self._stream = _Stream(path, "a")
 
     def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
         """Append one line."""
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = {"mode": mode, "iteration": iteration, **known, "time": round(time.time(), 3)}
-        self._file.write(json.dumps(line) + "\n")
+        self._stream.write(f"{json.dumps(line)}\n".encode())
 
     def picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
         """Pictures have no place in a text file."""
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._stream.close()
 
 
-def _is_before(line: str, start: int) -> bool:
+def _is_before(line: bytes, start: int, is_validated: bool, is_cut: bool = False) -> bool:
+    """Return whether a line stays; one that was damaged since stays as well, for its owner to see and mend."""
     try:
-        return json.loads(line)["iteration"] <= start
-    except json.JSONDecodeError:  # the line that a killed process was writing
-        return False
+        entry = json.loads(line)
+        is_again = entry["mode"] == "val" and not is_validated
+        return entry["iteration"] <= start - is_again
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return not is_cut
 
 
 class TensorBoard:
-    """Event files in the folder `tensorboard`, with the tags train/<name> and val/<name>."""
+    """Event files in the folder `tensorboard`, with the tags train/<name> and val/<name>.
+
+    Written here, not by torch's `SummaryWriter`: its thread fails with a traceback of its own where the disk is full.
+    """
 
     @classmethod
     def open(cls, work_dir: Path, start: int) -> Self:
@@ -71,22 +111,38 @@ class TensorBoard:
         return cls(work_dir / "tensorboard", start)
 
     def __init__(self, folder: Path, start: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # only when a run starts: it takes a second and more
+        # only when a run starts: it takes a second and more
+        from tensorboard.compat.proto import event_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+        from torch.utils.tensorboard import summary
 
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
+        proto: Any = event_pb2  # its names are made when it is imported
+        self._event, self._record, self._make = proto.Event, RecordWriter, summary
+        name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{secrets.token_hex(4)}"
+        self._stream = _Stream(folder / name, "x")
+        self._write(proto.Event(file_version="brain.Event:2"))
+        # what an interrupted run wrote beyond its state is not shown
+        begun = proto.SessionLog(status=proto.SessionLog.START)
+        self._write(proto.Event(step=start + 1, session_log=begun))
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        record = io.BytesIO()
+        self._record(record).write(event.SerializeToString())
+        self._stream.write(record.getvalue())
 
     def scalars(self, mode: str, iteration: int, values: Mapping[str, float]) -> None:
         """Add one point to each curve."""
         for name, value in values.items():
-            self._writer.add_scalar(f"{mode}/{name}", value, iteration)
+            self._write(self._event(step=iteration, summary=self._make.scalar(f"{mode}/{name}", value)))
 
     def picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
         """Add a picture."""
-        self._writer.add_image(name, picture, iteration, dataformats="HWC")
+        self._write(self._event(step=iteration, summary=self._make.image(name, picture, dataformats="HWC")))
 
     def close(self) -> None:
-        """Write and close the event file."""
-        self._writer.close()
+        """Close the event file."""
+        self._stream.close()
 
 
 class NullLogger:
@@ -148,15 +204,18 @@ class RunLogger:
         work_dir: gets log.txt, log.jsonl and tensorboard/; files of an earlier part of the run are continued.
         total: optimizer steps of the whole run.
         start: optimizer steps done before (a resumed run).
+        is_validated: see `JsonLines`.
         trackers: names of further places, see `segcore.training.trackers`.
     """
 
-    def __init__(self, work_dir: Path, total: int, *, start: int = 0, trackers: Sequence[str] = ()) -> None:
+    def __init__(
+        self, work_dir: Path, total: int, *, start: int = 0, is_validated: bool = True, trackers: Sequence[str] = ()
+    ) -> None:
         work_dir.mkdir(parents=True, exist_ok=True)
         self.total = total
         self._pace = Pace()
         self._sinks: list[Sink] = [open_tracker(name, work_dir, start) for name in trackers]
-        self._sinks.append(JsonLines(work_dir / "log.jsonl", start))
+        self._sinks.append(JsonLines(work_dir / "log.jsonl", start, is_validated))
         console = PlainConsole(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
@@ -229,18 +288,24 @@ class RunLogger:
         _PACKAGE.info(text)
 
 
-def create_logger(
-    work_dir: str | Path, total: int, *, start: int = 0, is_main: bool = True, trackers: Sequence[str] = ()
-) -> RunLogger | NullLogger:
-    """Return the logger of this process, see `RunLogger`."""
-    return RunLogger(Path(work_dir), total, start=start, trackers=trackers) if is_main else NullLogger()
+def create_logger(work_dir: str | Path, total: int, *, is_main: bool = True, **options: Any) -> RunLogger | NullLogger:
+    """Return the logger of this process, with the options of `RunLogger`."""
+    return RunLogger(Path(work_dir), total, **options) if is_main else NullLogger()
 
 
 class _LogFile(logging.FileHandler):
-    """The handler of log.txt."""
+    """The handler of log.txt; where it cannot be written, the run ends like one that cannot be saved."""
 
     def _open(self) -> Any:
-        return open_to_append(Path(self.baseFilename))
+        return io.TextIOWrapper(open_to_append(Path(self.baseFilename), "a"), "utf-8", line_buffering=True)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        with writing(Path(self.baseFilename)):
+            raise  # the error that is handled while this is called
+
+    def close(self) -> None:
+        with suppress(OSError):  # only what `handleError` has complained of is left
+            super().close()
 
 
 class _PlainFormatter(logging.Formatter):

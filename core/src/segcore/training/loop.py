@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from segcore.data.base import Sample
 from segcore.errors import InputError
 from segcore.evaluation.evaluate import evaluate
 from segcore.evaluation.metrics import Scores
+from segcore.failures import explained
 from segcore.files import atomic_write
 from segcore.images.visualize import overlay
 from segcore.paper import Paper
@@ -28,7 +30,7 @@ from segcore.segmentor import Target
 from segcore.training.log import create_logger
 from segcore.training.nonfinite import LossWatch
 from segcore.training.optim import learning_rate
-from segcore.training.run_folder import WorkDirectory, continues
+from segcore.training.run_folder import WorkDirectory, continues, is_restarted
 from segcore.training.signals import StopSignal
 from segcore.training.trainer import Trainer
 from segcore.weights.files import run_versions, save_weights
@@ -52,7 +54,7 @@ class TrainResult:
     """What a training run ended with.
 
     Attributes:
-        scores: of the last validation; None where the run was interrupted.
+        scores: of the last validation; None where the run was interrupted, or finished before.
         iteration: optimizer steps done.
         exit_code: 0, or 128 + the signal that interrupted the run.
     """
@@ -74,8 +76,9 @@ class Loop:
         self.logger = create_logger(
             work_dir,
             trainer.total,
-            start=trainer.iteration,
             is_main=trainer.world.is_main,
+            start=trainer.iteration,
+            is_validated=trainer.is_validated,
             trackers=self.run.all_trackers,
         )
         self.scores: Scores | None = None
@@ -83,10 +86,11 @@ class Loop:
     def train(self) -> TrainResult:
         """Run from the trainer's iteration to the last one, or until asked to stop."""
         trainer = self.trainer
-        batches = trainer.batches()
-        with self.stop.listening(), self.logger:
-            if not trainer.is_validated or trainer.iteration == trainer.total:  # stopped in a validation, or after all
+        with closing(trainer.batches()) as batches, self.stop.listening(), self.logger:
+            if not trainer.is_validated:  # stopped in a validation
                 self._validate()
+            elif trainer.iteration == trainer.total:
+                self.logger.message(f"all {trainer.total} iterations were done before: nothing is left to do")
             while trainer.iteration < trainer.total:
                 number = self.stop.agreed(trainer.iteration, trainer.world)
                 if number:
@@ -186,11 +190,18 @@ class Loop:
         trainer.is_validated = is_validated
         if not trainer.world.is_main:
             return
+        is_there = self.work_dir.is_dir()
         with self.stop.saving():
-            save_state(state_path(self.work_dir, trainer.iteration), trainer.state())
-            prune_states(self.work_dir, self.run.keep, trainer.iteration)
             summary = self.scores.summary() if self.scores else {}
             save_weights(self.work_dir / "last.safetensors", trainer.weights(), trainer.meta(summary))
+            # the last word: what it says is done has been done, whenever the process is killed
+            save_state(state_path(self.work_dir, trainer.iteration), trainer.state())
+            prune_states(self.work_dir, self.run.keep, trainer.iteration)
+        if not is_there:
+            raise InputError(
+                f"the work directory {self.work_dir} was removed during the run; the state after iteration "
+                f"{trainer.iteration} and its weights were saved there anew, --resume goes on from it"
+            )
 
     def _interrupted(self, number: int) -> TrainResult:
         self._save()
@@ -215,33 +226,54 @@ def train(paper: Paper, name: str, recipe: Recipe, held: WorkDirectory | None = 
     run = recipe.run
     world = distributed.init(run.device)
     _set_determinism(run.deterministic)
+    restarted = is_restarted(run)
     directory = held or _enter(recipe, world)
     try:
-        work_dir = Path(run.work_dir)
-        saved = _state_to_resume(recipe, world)
-        trainer = Trainer(paper, name, recipe, world, is_resuming=saved is not None)
-        if saved:
-            trainer.load_state(saved.content, saved.path)
-            if run.resume_from:
-                _refuse_later_states(work_dir, trainer.iteration)
-        if directory:
-            # how to begin the run, not how this process goes on with it
-            start = replace(trainer.recipe, run=replace(run, resume=False, resume_from=""))
-            with atomic_write(work_dir / FILE_NAME) as file:
-                file.write(recipe_document(paper.name, name, start, run_versions()).encode())
-        loop = Loop(trainer, work_dir)
-        loop.logger.message(_first_line(trainer, saved.path if saved else None))
-        result = loop.train()
-        distributed.barrier()  # the others must not end, and their connections with them, while the first one writes
-        return result
-    except RuntimeError as error:
-        if world.size > 1 and "closed by peer" in str(error):  # gloo's word for a process that is gone
-            raise InputError("another process of this run stopped; its message says why") from error
-        raise
+        with explained(memory=_memory(recipe, world), kept="--resume goes on from the last state that was saved"):
+            return _run(paper, name, recipe, world, directory, restarted)
     finally:
         if directory and not held:
             directory.release()
         distributed.shutdown()
+
+
+def _run(
+    paper: Paper,
+    name: str,
+    recipe: Recipe,
+    world: distributed.World,
+    directory: WorkDirectory | None,
+    restarted: bool,
+) -> TrainResult:
+    work_dir, run = Path(recipe.run.work_dir), recipe.run
+    saved = _state_to_resume(recipe, world, restarted)
+    trainer = Trainer(paper, name, recipe, world, is_resuming=saved is not None)
+    if saved:
+        trainer.load_state(saved.content, saved.path)
+        if run.resume_from and not restarted:
+            _refuse_later_states(work_dir, trainer.iteration)
+    if directory:
+        # how to begin the run, not how this process goes on with it
+        start = replace(trainer.recipe, run=replace(run, resume=False, resume_from=""))
+        directory.note_launch()
+        with atomic_write(work_dir / FILE_NAME) as file:
+            file.write(recipe_document(paper.name, name, start, run_versions()).encode())
+    loop = Loop(trainer, work_dir)
+    loop.logger.message(_first_line(trainer, saved.path if saved else None))
+    result = loop.train()
+    distributed.barrier()  # the others must not end, and their connections with them, while the first one writes
+    return result
+
+
+def _memory(recipe: Recipe, world: distributed.World) -> str:
+    """Return what decides how much memory a step needs."""
+    height, width = recipe.augment.crop
+    return (
+        f"with images of {width}x{height} pixels (width x height, --augment.crop), {recipe.data.batch} a step "
+        f"(--data.batch) on {world.size} processes in {recipe.optim.accumulate} parts (--optim.accumulate) and "
+        f"--run.amp {recipe.run.amp}; make --optim.accumulate larger, the others smaller, or set --run.amp bf16 or "
+        "--run.recompute"
+    )
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -275,21 +307,22 @@ def _enter(recipe: Recipe, world: distributed.World) -> WorkDirectory | None:
     return directory
 
 
-def _state_to_resume(recipe: Recipe, world: distributed.World) -> SavedState | None:
+def _state_to_resume(recipe: Recipe, world: distributed.World, restarted: bool) -> SavedState | None:
     """Return the state that the run goes on from; every process takes the one that the first process found whole.
+
+    Args:
+        restarted: on the first process, whether torchrun started it again: what the run saved since counts most.
 
     Raises:
         InputError: if it is damaged, or no state of the work directory is whole.
     """
     run = recipe.run
-    if run.resume_from:
-        return SavedState(Path(run.resume_from), load_state(run.resume_from))
-    if not run.resume:
-        return None
     found, problem = None, ""
     if world.is_main:
         try:
-            found = latest_state(run.work_dir)
+            found = latest_state(run.work_dir) if run.resume or restarted else None
+            if run.resume_from and found is None:
+                found = SavedState(Path(run.resume_from), load_state(run.resume_from))
         except InputError as error:
             problem = str(error)
     path, problem = distributed.broadcast_object((found.path if found else None, problem))

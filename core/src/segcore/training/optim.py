@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from segcore.errors import InputError
+from segcore.errors import InputError, check
 from segcore.recipe import Optim, Schedule
 from segcore.weights.names import NameMap
 
@@ -61,6 +61,36 @@ def build_optimizer(model: nn.Module, name_map: NameMap, optim: Optim) -> torch.
     if optim.kind == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, fused=fused)
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
+
+
+_MOMENTS = {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.SGD: {"momentum_buffer"}}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Give an optimizer the moments of a saved one; the options of its groups stay those of the recipe.
+
+    A state may know more parameters: older versions trained those that lead to no output as well (`backbones.unread`).
+    They never had a gradient, hence no moments: the others are still in the same order.
+
+    Raises:
+        InputError: if the moments are not those of these parameters.
+    """
+    own = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    sizes = [[len(group["params"]) for group in groups] for groups in (own["param_groups"], saved["param_groups"])]
+    moments = saved["state"]
+    places = range(len(parameters)) if sizes[0] == sizes[1] or not moments else sorted(moments)
+    check(
+        len(places) == len(parameters),
+        f"its optimizer knows {len(places)} trained parameters, the network has {len(parameters)}",
+    )
+    taken = {i: moments[place] for i, place in enumerate(places) if place in moments}
+    for i, values in taken.items():
+        check(values.keys() == _MOMENTS[type(optimizer)], f"its optimizer's parameter {i} lacks moments, or has others")
+        for name, value in values.items():
+            is_fitting = isinstance(value, Tensor) and (not value.ndim or value.shape == parameters[i].shape)
+            check(is_fitting, f"the {name} of its optimizer's parameter {i} is not of the network's shape")
+    optimizer.load_state_dict({"state": taken, "param_groups": own["param_groups"]})
 
 
 def learning_rate(schedule: Schedule, total: int, base_lr: float, lr_mult: float, iteration: int) -> float:

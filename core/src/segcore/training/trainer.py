@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from segcore import distributed
@@ -29,11 +30,17 @@ from segcore.layers.recompute import recompute_blocks
 from segcore.paper import Paper
 from segcore.recipe import Recipe
 from segcore.recipe.file import recipe_from_plain
-from segcore.recipe.plain import to_plain
+from segcore.recipe.plain import from_plain, to_plain
 from segcore.segmentor import Segmentor, StepInfo, Target
 from segcore.training.balance import Balance
 from segcore.training.batches import BatchPlan, StepSampler, TrainSet, train_loader
-from segcore.training.optim import ExponentialAverage, build_optimizer, learning_rate, set_learning_rate
+from segcore.training.optim import (
+    ExponentialAverage,
+    build_optimizer,
+    learning_rate,
+    restore_optimizer,
+    set_learning_rate,
+)
 from segcore.training.seeds import OLD_SEED_RULE, SEED_RULE, SEED_RULES
 from segcore.weights.files import run_versions
 from segcore.weights.header import CheckpointMeta
@@ -54,6 +61,21 @@ class TrainStep(nn.Module):
         """Return what is logged of a step, the total under "loss"."""
         losses = self.model.losses(image, target, step)
         return {**losses.terms, **losses.logged, "loss": losses.total()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Counters:
+    """The numbers in a training state."""
+
+    iteration: Annotated[int, Meta(ge=0)]
+    best: float
+    is_validated: bool
+    stale: int = 0  # states of older versions have neither this nor what follows
+    first_loss: float | None = None
+    seed_rule: str = OLD_SEED_RULE
+
+
+_COUNTERS = tuple(field.name for field in fields(_Counters))
 
 
 class Trainer:
@@ -130,8 +152,8 @@ class Trainer:
                 step = nn.parallel.DistributedDataParallel(step, device_ids=devices, broadcast_buffers=False)
         return torch.compile(step) if self.recipe.run.compile else step  # pyright: ignore[reportReturnType]
 
-    def batches(self) -> Iterator[tuple[Tensor, Target]]:
-        """Return this process's parts of every batch from the current iteration on."""
+    def batches(self) -> Generator[tuple[Tensor, Target], None, None]:
+        """Return this process's parts of every batch from the current iteration on; to be closed."""
         recipe, world = self.recipe, self.world
         dataset = TrainSet(
             self.train_data, TrainTransform(recipe.augment), recipe.run.seed, self.paper.map_source(recipe)
@@ -201,29 +223,32 @@ class Trainer:
         """
         try:
             # an option that the state's version did not have was at its default
-            theirs = to_plain(recipe_from_plain(self.paper, state["recipe"], f"{source}: recipe"))
+            theirs = to_plain(recipe_from_plain(self.paper, state["recipe"], "its recipe"))
             changed = _changed_options(to_plain(self.recipe), theirs)
-            check(not changed, f"{source} was made with other values of {', '.join(changed)}; resume with the same")
-            self._take(state, theirs["data"])
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if not changed:
+                self._take(state, theirs["data"])
+        except (InputError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
             raise InputError(f"{source} is a state of another network or version: {reason}") from error
+        check(not changed, f"{source} was made with other values of {', '.join(changed)}; resume with the same")
 
     def _take(self, state: dict[str, Any], data: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.load_state_dict(state["average"])
-        self.iteration, self.best, self.is_validated = state["iteration"], state["best"], state["is_validated"]
-        self.stale = state.get("stale", 0)
-        # states of older versions have neither
-        self.first_loss, self.seed_rule = state.get("first_loss"), state.get("seed_rule", OLD_SEED_RULE)
+        counters = from_plain(_Counters, {name: state[name] for name in _COUNTERS if name in state}, "counters")
+        check(counters.iteration <= self.total, f"it is of iteration {counters.iteration}, the run has {self.total}")
+        self.iteration, self.best, self.is_validated = counters.iteration, counters.best, counters.is_validated
+        self.stale = counters.stale
+        self.first_loss, self.seed_rule = counters.first_loss, counters.seed_rule
         if self.seed_rule not in SEED_RULES:
             raise LookupError(f"its seeds follow the rule {self.seed_rule!r}, known are {', '.join(SEED_RULES)}")
         ours = to_plain(self.recipe.data)
         if any(ours[key] != data[key] for key in _VALIDATION):
             self.best, self.stale = -1.0, 0  # a score on other images does not compete
+            self.is_validated &= self.iteration < self.total  # a finished run has no later validation
 
     def is_finite(self) -> bool:
         """Return whether every weight is a number."""

@@ -39,6 +39,12 @@ class CheckpointMeta:
     versions: dict[str, str]
     """See `segcore.weights.files.run_versions`."""
 
+    def __post_init__(self) -> None:
+        check(
+            len(self.palette) == len(self.classes),
+            f"it names {len(self.classes)} classes and {len(self.palette)} colors; expected one color for each",
+        )
+
 
 def require_checkpoint(path: Path) -> None:
     """Raise an `InputError` where there is no such file."""

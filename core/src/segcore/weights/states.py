@@ -52,7 +52,7 @@ def load_state(path: str | Path) -> dict[str, Any]:
         InputError: if the file is absent, truncated, damaged or no training state.
     """
     content = read_torch_file(Path(path))
-    if not is_state(content):
+    if not is_state(content) or not isinstance(content["state"], dict):
         raise InputError(f"{path} is no training state (state-*.pt); start from weights with --load-from")
     return content["state"]
 

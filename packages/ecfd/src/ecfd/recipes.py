@@ -106,8 +106,7 @@ def _on(backbone: str, size: ECFDModel) -> ECFDModel:
 def _positions(recipe: Recipe) -> Recipe:
     """Return a recipe with the position grid of its training crop."""
     assert isinstance(recipe.model, ECFDModel)
-    height, width = recipe.augment.crop
-    return replace(recipe, model=replace(recipe.model, position_grid=(height // 4, width // 4)))
+    return replace(recipe, model=recipe.model.suited_to(recipe.augment.crop, recipe.optim.lr))
 
 
 def _recipe(data: str, backbone: str, model: ECFDModel, published: Published) -> Recipe:

@@ -9,6 +9,7 @@ predicted direction, at predicted boundary pixels. The softmax is taken once: R'
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,6 +41,8 @@ BOUNDARY_DISTANCE = 5
 SHIFT_LOGIT = 0.5
 """A pixel is shifted where its raw boundary logit exceeds this; the direction loss asks the softmax, as published."""
 WEIGHTS = {"ce": 0.8, "boundary": 5.0, "direction": 0.6, "refined": 1.0}
+_MUCH_PADDING = 1.2  # pixels of the padded crop by those of the crop
+log = logging.getLogger(__name__)
 
 
 class Predictions(NamedTuple):
@@ -366,6 +369,7 @@ class UNEPT(EncoderDecoder):
         refinement = RefinementLoss(loss or Loss(), void_is_boundary=options.void_is_boundary)
         super().__init__(backbone, head, num_classes, refinement)
         self.options = options
+        self._is_warned = False
         self.divisor = math.lcm(STRIDE, backbone.strides[-options.levels])  # whole queries, and whole patches
         legal = self._rounded(options.window, options.window)
         if legal != (options.window, options.window):
@@ -406,6 +410,7 @@ class UNEPT(EncoderDecoder):
         if target.boundary_distance is None:
             target = target_of_labels(target.label, BoundarySource(self.options.mirror_angles))
         size = (image.shape[-2], image.shape[-1])
+        self._warn_of_padding(*size)
         features, legal = self._encode(image)
         said = self.head.predictions(features)
         logits = resize(self._cut(said.logits, legal, size), size)  # (B, K, H, W)
@@ -413,6 +418,23 @@ class UNEPT(EncoderDecoder):
         terms = self.loss(logits, boundary, direction, target)
         weighted = {f"decode.loss_{name}": WEIGHTS[name] * value for name, value in terms.items()}
         return Losses(weighted, {"decode.acc_seg": pixel_accuracy(logits.detach(), target.label)})
+
+    def _warn_of_padding(self, height: int, width: int) -> None:
+        """Say once that crops are smaller than the window: the published code refuses them (unept/PAPER 7.2)."""
+        if self._is_warned or torch.compiler.is_compiling():
+            return
+        self._is_warned = True
+        legal = self.legal_size(height, width)
+        share = legal[0] * legal[1] / (height * width)
+        if share >= _MUCH_PADDING:
+            log.warning(
+                "training crops of %dx%d pixels are padded to the window, %dx%d: %.1f times the pixels; "
+                "make --augment.crop and --model.window the same, as published",
+                height,
+                width,
+                *legal,
+                share,
+            )
 
 
 def unept_r50(num_classes: int = 150, **changes: Any) -> UNEPT:

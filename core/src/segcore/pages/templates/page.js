@@ -48,6 +48,33 @@ for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => sortBy(button.parentElement));
 }
 
+// A field above a long table leaves the rows that hold its text.
+for (const field of document.querySelectorAll(".filter")) {
+  field.addEventListener("input", () => {
+    const wanted = field.value.trim().toLowerCase();
+    for (const row of field.closest(".table").querySelector("tbody").rows) {
+      row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    }
+  });
+}
+
+// Linked charts: a click on a point marks its name everywhere, another one on it leaves all alike again.
+let chosen = null;
+function choose(name) {
+  chosen = chosen === name ? null : name;
+  for (const plot of document.querySelectorAll(".chart[data-linked] .plot")) {
+    Plotly.restyle(plot, { opacity: plot.data.map((trace) => (chosen === null || trace.name === chosen ? 1 : 0.2)) });
+  }
+  for (const row of document.querySelectorAll("tbody tr")) {
+    const isMarked = chosen !== null && [...row.cells].some((cell) => cell.textContent.trim() === chosen);
+    row.classList.toggle("chosen", isMarked);
+  }
+}
+
+for (const plot of document.querySelectorAll(".chart[data-linked] .plot")) {
+  plot.on("plotly_click", (event) => choose(event.points[0].data.name));
+}
+
 // Galleries: the slider lays the maps over their images.
 for (const slider of document.querySelectorAll(".slider input")) {
   slider.addEventListener("input", () => {

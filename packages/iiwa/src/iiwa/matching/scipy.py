@@ -31,7 +31,7 @@ def match(similarity: Tensor) -> Tensor:
             "window matching: similarities of windows are NaN or infinite, finite features were expected; the weights "
             "have diverged: start again from a good checkpoint, with a lower optim.lr or without mixed precision"
         )
-    run = map if len(host) == 1 else _pool().map
+    run = map if len(host) == 1 else _pool(os.getpid()).map
     columns = list(run(_best_columns, host))  # the solver releases the interpreter lock
     return torch.from_numpy(np.stack(columns)).to(similarity.device)
 
@@ -42,5 +42,6 @@ def _best_columns(similarity: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Return the threads of a process, by its number: a forked child has its parent's pool, but none of its threads."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="match-windows")

@@ -1,0 +1,114 @@
+"""The comparison with published code refuses what does not agree, and its ratios are those it says.
+
+No published code is here: a stand-in has the published names and layouts, computed by a network of ours.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segcore.paper import load_paper
+from segcore.segmentor import Segmentor, StepInfo, Target
+
+BENCH = Path(__file__).parents[2] / "bench"
+RECIPE = "toy"
+CLASSES = 5
+
+
+@pytest.fixture
+def against(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the script, whose folder's files import each other by their names."""
+    monkeypatch.syspath_prepend(BENCH)
+    monkeypatch.setitem(import_module("references").NUM_CLASSES, RECIPE, CLASSES)
+    script = import_module("against")
+    monkeypatch.setattr(script, "CROP", 64)
+    return script
+
+
+class FakeRepository(nn.Module):
+    """A network of CGRSeg with the published tensor names, as a checkout would build it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        paper = load_paper("cgrseg")
+        self.inner: Segmentor = paper.build(paper.recipes[RECIPE], CLASSES)
+        self.names = paper.name_map(self.inner)
+
+    def state_dict(self, *_: object, **__: object) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.names.export(self.inner)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.inner.logits(image)
+
+    def loss(self, image: Tensor, target: Target) -> Tensor:
+        return self.inner.losses(image, target, StepInfo(0, 1, 0.1)).total()
+
+
+@pytest.fixture
+def pair(against: Any) -> Any:
+    """Return the stand-in and ours with its weights."""
+    torch.manual_seed(0)
+    network = FakeRepository()
+    published = against.Published(network=network, forward=network, loss=network.loss)
+    return against.pair_of(load_paper("cgrseg"), RECIPE, published)
+
+
+def test_a_network_with_the_published_weights_agrees(against: Any, pair: Any) -> None:
+    weights = pair.published.network.inner.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in pair.ours.state_dict().items())
+    assert against.measure_forward(pair, 64, pairs=1).difference < against.OUTPUT_TOLERANCE
+    assert against.measure_step(pair, pairs=1).difference < against.LOSS_TOLERANCE
+
+
+def test_a_network_that_computes_something_else_is_refused(against: Any, pair: Any) -> None:
+    with torch.no_grad():
+        pair.ours.head.classifier.weight[0] += 0.1
+    with pytest.raises(against.DifferentError, match="differ by"):
+        against.measure_forward(pair, 64, pairs=1)
+    with pytest.raises(against.DifferentError, match="differ by"):
+        against.measure_step(pair, pairs=1)
+
+
+@dataclass
+class Clock:
+    """Processor time that only work takes."""
+
+    now: float = 0.0
+
+    def work(self, seconds: Iterator[float], result: list[Tensor]) -> list[Tensor]:
+        self.now += next(seconds)
+        return result
+
+
+def test_the_ratio_is_the_median_of_the_ratios_of_pairs(against: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, result = Clock(), [torch.arange(4.0)]
+    monkeypatch.setattr(time, "process_time", lambda: clock.now)
+    # the first call of each checks, the last one is for memory; ratios of the pairs are 2, 1 and 3
+    theirs, ours = iter((100.0, 2.0, 5.0, 30.0, 100.0)), iter((100.0, 1.0, 5.0, 10.0, 100.0))
+    measured = against.measure(lambda: clock.work(theirs, result), lambda: clock.work(ours, result), 3, 0.0)
+    assert measured.published.seconds == (2.0, 5.0, 30.0)
+    assert measured.ours.seconds == (1.0, 5.0, 10.0)
+    assert measured.faster == 2.0
+
+
+@pytest.mark.parametrize("ours", [[torch.tensor([1.0, 2.0, float("nan")])], [torch.zeros(4)], []])
+def test_other_shapes_and_what_is_no_number_are_refused(against: Any, ours: list[Tensor]) -> None:
+    with pytest.raises(against.DifferentError):
+        against.measure(lambda: [torch.arange(3.0)], lambda: ours, 1, 1e-4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_the_peak_of_the_call(against: Any) -> None:
+    mebibyte = 2**18  # float32 values
+    against.peak_of(lambda: torch.ones(mebibyte))
+    assert against.peak_of(lambda: torch.ones(64 * mebibyte)) == pytest.approx(64, abs=4)
