@@ -18,7 +18,7 @@ from segcore.models import create_model
 from segcore.paper import Paper
 from segcore.segmentor import Segmentor
 
-SIZES = ((1, 96, 160), (2, 75, 131), (1, 192, 50))
+SIZES = ((1, 96, 64), (2, 75, 131), (1, 250, 330))
 
 
 def _network(paper: Paper) -> Segmentor:
@@ -27,7 +27,7 @@ def _network(paper: Paper) -> Segmentor:
     model = create_model(f"{paper.name}-toy").eval()
     generator = torch.Generator().manual_seed(1)
     for name, tensor in model.state_dict().items():
-        if name.endswith(("running_mean", "bias", "gamma", "memory.rows")):
+        if name.endswith(("running_mean", "bias", "gamma", "memory.rows", "table")):
             tensor.copy_(0.2 * torch.randn(tensor.shape, generator=generator))
     return model
 
@@ -45,7 +45,7 @@ def test_onnxruntime_gives_the_networks_logits_at_any_size(paper: Paper, tmp_pat
         with torch.inference_mode():
             expected = model.logits(image)
         (logits,) = session.run(None, {"image": image.numpy()})
-        np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3 * float(expected.std()), rtol=0)
+        np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4 * float(expected.std()), rtol=0)
 
 
 _LOAD = """
@@ -53,7 +53,7 @@ import sys, torch
 program = torch.export.load(sys.argv[1]).module()
 for name in sys.argv[2:]:
     image, expected = torch.load(name)
-    torch.testing.assert_close(program(image)[0], expected, rtol=0, atol=1e-3 * float(expected.std()))
+    torch.testing.assert_close(program(image)[0], expected, rtol=0, atol=1e-4 * float(expected.std()))
 assert not any(name.split(".")[0] in ("segcore", "iiwa", "unept", "timm") for name in sys.modules)
 """
 

@@ -31,7 +31,7 @@ from segcore.segmentor import Size
 
 _MOST_IMAGES = 100
 """Images that calibrate; ranges change little after."""
-_OPERATORS = ["Conv", "MatMul", "Gemm", "ConvTranspose"]
+_OPERATORS = ["Conv", "MatMul", "Gemm"]
 """What is computed in 8 bits: nearly all of the work. Norms, softmax and IIWA's matching keep float."""
 
 

@@ -73,7 +73,11 @@ class RectangularAttention(nn.Module):
         self.vertical = nn.Conv2d(channels, channels, (band, 1), padding=(band // 2, 0), groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.horizontal(self.row_mean(x), self.column_mean(x))
+        if torch.compiler.is_exporting():  # pooling would get the windows of one size
+            means = x.mean(dim=3, keepdim=True), x.mean(dim=2, keepdim=True)
+        else:
+            means = self.row_mean(x), self.column_mean(x)
+        gate = self.horizontal(*means)
         gate = self.vertical(self.act(self.norm(gate))).sigmoid()
         return gate * self.local(x)
 
