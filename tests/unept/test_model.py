@@ -13,7 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from segcore.errors import InputError
 from segcore.evaluation.inference import slide, whole
+from segcore.export.form import largest_size
 from segcore.layers.fuse import fuse_norms
+from segcore.models import create_model
 from tests.unept.networks import STEP, random_image, random_target, small_network, small_options
 from unept.context import ContextBranch, PyramidAttention
 from unept.model import UNEPT
@@ -230,3 +232,8 @@ def test_the_training_step_is_traced_in_one_piece() -> None:
     losses = torch.compile(model.losses, fullgraph=True, backend="eager")(image, target, STEP)
     torch.testing.assert_close(losses.terms, expected.terms, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(losses.logged, expected.logged, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_of_one_window_takes_images_up_to_it() -> None:
+    assert largest_size(create_model("unept-toy", resize_queries=False)) == (192, 192)
+    assert largest_size(create_model("unept-toy")) is None

@@ -131,7 +131,7 @@ def test_each_kind_of_device_has_its_form(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_unknown_form_is_refused() -> None:
-    with pytest.raises(InputError, match="must be auto, scipy or triton, not 'greedy'"):
+    with pytest.raises(InputError, match="must be auto, scipy, triton or torch, not 'greedy'"):
         match_windows(torch.zeros(1, 2, 3), backend="greedy")  # pyright: ignore[reportArgumentType]
 
 

@@ -151,7 +151,9 @@ class EfficientFormerV2(Backbone):
         """Keep a side whose map at stride 16 is even; take the next multiple of 32 for the others."""
 
         def legal(side: int) -> int:
-            return side if -(-side // 16) % 2 == 0 else -(-side // 32) * 32
+            rows = (side + 15) // 16
+            is_odd = rows - rows // 2 * 2  # a number, not a branch or remainder: torch.export then takes any size
+            return side + is_odd * ((side + 31) // 32 * 32 - side)
 
         return legal(height), legal(width)
 

@@ -1,27 +1,23 @@
-"""`segcore export`: a trained network as a torch.export program (.pt2) or an ONNX file."""
+"""`segcore export`: a trained network as an ONNX file or a torch.export program (.pt2)."""
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from segcore.commands.parsing import parse_options
-from segcore.errors import InputError, check
-from segcore.files import atomic_write
-from segcore.recipe.ranges import AT_LEAST_1, check_ranges
+from segcore.errors import check
+from segcore.recipe.ranges import NOT_NEGATIVE, check_ranges
 from segcore.weights.header import require_checkpoint
 
-if TYPE_CHECKING:
-    from torch import nn
-
-_DESCRIPTION = """Write the network of a checkpoint as one file that needs no segcore: a torch.export program (OUT.pt2)
-or ONNX (OUT.onnx). Input: normalized RGB (B, 3, HEIGHT, WIDTH) with any batch size; output: class logits at the head's
-stride."""
-_KINDS: dict[str, Literal["pt2", "onnx"]] = {".pt2": "pt2", ".onnx": "onnx"}
+_DESCRIPTION = """Write the network of a checkpoint as one file that needs no segcore: ONNX (OUT.onnx) or a torch.export
+program (OUT.pt2), for images of any size and any batch. Classes, palette, recipe and the rules of the input are inside.
+The file is compared with the network at three sizes before it is written. Input: normalized RGB (B, 3, H, W); output:
+class logits (B, K, H, W)."""
+_SUFFIXES = (".onnx", ".pt2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,63 +27,52 @@ class ExportOptions:
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """Weights of ours (.safetensors)."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """File to write: .pt2 or .onnx."""
-    height: Annotated[int, AT_LEAST_1] = 512
-    """Height of the input, pixels."""
-    width: Annotated[int, AT_LEAST_1] = 512
-    """Width of the input, pixels."""
+    """File to write: .onnx or .pt2."""
+    height: Annotated[int, NOT_NEGATIVE] = 0
+    """The one height of the images, pixels; 0 takes any."""
+    width: Annotated[int, NOT_NEGATIVE] = 0
+    """The one width of the images, pixels; 0 takes any."""
+    normalize: bool = False
+    """Normalize inside: the input is RGB bytes, uint8 (B, 3, H, W)."""
+    argmax: bool = False
+    """Class numbers (B, H, W) in place of logits."""
+    int8: str = ""
+    """Folder of images (or of own data: images/, masks/, classes.txt): write an 8-bit network, calibrated on them.
+    Where there are masks, mIoU before and after is printed. ONNX only."""
 
     def __post_init__(self) -> None:
-        check(self.out.suffix in _KINDS, f"{self.out}: expected OUT to end with .pt2 or .onnx")
+        check(self.out.suffix in _SUFFIXES, f"{self.out}: expected OUT to end with .onnx or .pt2")
         check_ranges(self)
+        check((self.height > 0) == (self.width > 0), "--height and --width go together; leave both out for any size")
+        check(not self.int8 or self.out.suffix == ".onnx", f"--int8 writes ONNX, {self.out} is not; end it with .onnx")
+        check(not (self.int8 and self.height), "--int8 writes networks for any size; leave out --height and --width")
+        check(not self.int8 or Path(self.int8).is_dir(), f"--int8 {self.int8} is no folder; give one with images")
 
 
 def main(words: list[str]) -> int:
     """Run the command; returns the exit code.
 
     Raises:
-        InputError: for a checkpoint that cannot be read, an unknown suffix, or a missing extra.
+        InputError: for a checkpoint that cannot be read, impossible options, a missing extra, or a network that cannot
+            be expressed.
     """
     options = parse_options("segcore export", _DESCRIPTION, ExportOptions, words)
     require_checkpoint(options.checkpoint)
     from segcore.build import build_from_checkpoint  # torch loads only here, so --help is instant
+    from segcore.export.form import Form, largest_size
+    from segcore.export.int8 import export_int8
+    from segcore.export.write import export
 
     built = build_from_checkpoint(options.checkpoint)
-    export(built.model, (options.height, options.width), options.out, _KINDS[options.out.suffix])
-    print(f"wrote {options.out} for inputs of {options.height} x {options.width} pixels")
+    size = (options.height, options.width) if options.height else None
+    output: Literal["logits", "label"] = "label" if options.argmax else "logits"
+    form = Form(size=size, normalize=options.normalize, output=output)
+    most = largest_size(built.model)
+    if most:
+        print(f"{built.meta.paper} takes images of at most {most[0]} x {most[1]} pixels; cut larger ones into windows")
+    if options.int8:
+        export_int8(built, options.out, form, Path(options.int8))
+    else:
+        export(built.model, options.out, form)
+    print(f"wrote {options.out} for images of {f'{size[0]} x {size[1]} pixels' if size else 'any size'}")
     return 0
-
-
-def export(model: nn.Module, size: tuple[int, int], path: Path, kind: Literal["pt2", "onnx"]) -> None:
-    """Write a network, in evaluation mode, for one input size and any batch size.
-
-    Args:
-        size: height and width of the input, pixels.
-
-    Raises:
-        InputError: if the file cannot be written, or the extra for ONNX is not installed.
-    """
-    import torch  # only here, so --help is instant
-
-    if kind == "onnx":
-        missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-        if missing:
-            names = " and ".join(missing)
-            raise InputError(f"ONNX export needs {names}; install the extra: pip install 'segcore[onnx]'")
-    was_training = model.training
-    model.eval()
-    try:
-        weight = next(model.parameters())
-        example = torch.zeros(2, 3, *size, dtype=weight.dtype, device=weight.device)  # 1 would be fixed as a constant
-        program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-        with atomic_write(path) as file:
-            if kind == "pt2":
-                torch.export.save(program, file)  # pyright: ignore[reportArgumentType] - any binary file does
-            else:
-                program = torch.onnx.export(
-                    program, dynamo=True, input_names=["image"], output_names=["logits"], verbose=False
-                )
-                assert program is not None
-                file.write(program.model_proto.SerializeToString())
-    finally:
-        model.train(was_training)

@@ -34,8 +34,12 @@ def training_precision(device: torch.device, allow_tf32: bool) -> Iterator[None]
 
 
 def full_precision(device_type: str) -> AbstractContextManager[object]:
-    """Return a context without autocast; there is none to leave on the meta device, where networks are counted."""
-    is_available = torch.amp.is_autocast_available(device_type)
+    """Return a context without autocast.
+
+    There is none to leave on the meta device, where networks are counted, and in exported graphs, which
+    cannot be saved with one.
+    """
+    is_available = torch.amp.is_autocast_available(device_type) and not torch.compiler.is_exporting()
     return torch.autocast(device_type, enabled=False) if is_available else nullcontext()
 
 

@@ -19,6 +19,7 @@ from segcore.backbones import backbone_of
 from segcore.layers.conv import ConvNormAct
 from segcore.layers.fcn_head import pixel_classifier
 from segcore.layers.fuse import fold_into_next, fold_into_previous
+from segcore.layers.pooling import adaptive_mean
 from segcore.layers.precision import full_precision
 from segcore.losses import SegmentationLoss
 from segcore.recipe import Loss, Recipe
@@ -126,7 +127,7 @@ class PyramidContext(nn.Module):
         height, width = size_of(levels[-1])
         size = (-(-height // 2), -(-width // 2))
         # adaptive, not stride-2 pooling: with an odd number of rows (480x480: 15) the windows overlap
-        pooled = torch.cat([F.adaptive_avg_pool2d(level, size) for level in levels], dim=1)
+        pooled = torch.cat([adaptive_mean(level, size) for level in levels], dim=1)
         return self.blocks(pooled).split(self.channels, dim=1)
 
 

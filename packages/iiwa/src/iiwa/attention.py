@@ -39,7 +39,8 @@ def window_grid(height: int, width: int, window: tuple[int, int]) -> tuple[int, 
 def pad_to_grid(x: Tensor, window: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """Zero-pad (B, H, W, C) at bottom and right to `grid` windows, (B, grid * window, C)."""
     bottom, right = grid[0] * window[0] - x.shape[1], grid[1] * window[1] - x.shape[2]
-    return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
+    is_padded = torch.compiler.is_exporting() or bottom or right  # other sizes of an exported program may need it
+    return F.pad(x, (0, 0, 0, right, 0, bottom)) if is_padded else x
 
 
 def pad_to_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
@@ -85,7 +86,10 @@ def sine_position(height: int, width: int, channels: int, device: torch.device) 
     period = _TEMPERATURE**exponent  # (half,)
     axes = []
     for length in (height, width):
-        place = torch.arange(1, length + 1, dtype=torch.float32, device=device) / (length + _EPSILON) * (2 * math.pi)
+        place = (torch.arange(length, device=device) + 1).float()
+        # torch cannot save a float made of a size, but one made of a tensor
+        extent = (place[-1] if torch.compiler.is_exporting() else length) + _EPSILON
+        place = place / extent * (2 * math.pi)
         angle = place[:, None] / period  # (length, half)
         axes.append(torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=2).flatten(1))
     y, x = axes

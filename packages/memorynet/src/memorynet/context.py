@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from memorynet.recipes import Activation, MemoryNetModel
 from segcore.layers.conv import ConvNormAct
 from segcore.layers.fcn_head import FCNHead
+from segcore.layers.pooling import adaptive_mean
 from segcore.segmentor import resize
 
 POOL_SIZES = (1, 2, 3, 6)
@@ -195,7 +196,7 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = (x.shape[-2], x.shape[-1])
         pooled = [
-            resize(branch(F.adaptive_avg_pool2d(x, side)), size)
+            resize(branch(adaptive_mean(x, (side, side))), size)
             for branch, side in zip(self.branches, POOL_SIZES, strict=True)
         ]
         return self.bottleneck(torch.cat([x, *pooled], dim=1))

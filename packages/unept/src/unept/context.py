@@ -41,7 +41,7 @@ def sine_positions(height: int, width: int, channels: int, device: torch.device 
     wavelength = torch.pow(10000.0, exponent.double()).float().to(device)  # (C/2,), each twice: for sine and cosine
     waves = []
     for length in (height, width):
-        place = torch.arange(1, length + 1, dtype=torch.float32, device=device) * (2 * math.pi / (length + 1e-6))
+        place = (torch.arange(length, device=device) + 1).float() * (2 * math.pi / (length + 1e-6))
         angle = place[:, None] / wavelength  # (length, C/2)
         waves.append(torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=-1).flatten(1))
     y, x = waves[0][:, None].expand(-1, width, -1), waves[1][None].expand(height, -1, -1)

@@ -23,8 +23,8 @@ def reference_grid(level_sizes: Sequence[tuple[int, int]], *, device: torch.devi
     """
     grids = []
     for height, width in level_sizes:
-        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
-        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+        y = (torch.arange(height, device=device).float() + 0.5) / height
+        x = (torch.arange(width, device=device).float() + 0.5) / width
         grids.append(torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).flatten(0, 1))
     return torch.cat(grids)[None, :, None]
 

@@ -1,7 +1,8 @@
 """Window matching: which memory window each query window attends to; the operator `iiwa::match_windows`.
 
 The exact assignment of largest total similarity (iiwa/PAPER 3.5 and 7): greedy or nearest windows change the
-output of a block by a fifth and more. SciPy solves it on the CPU, a Triton kernel on CUDA without leaving the device.
+output of a block by a fifth and more. SciPy solves it on the CPU, a Triton kernel on CUDA without leaving the device;
+exported programs hold it as a loop of operations that torch and ONNX have.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from iiwa.matching import loop as matching_loop
 from iiwa.matching import scipy as matching_scipy
 from segcore.errors import InputError
 
-Backend = Literal["auto", "scipy", "triton"]
+Backend = Literal["auto", "scipy", "triton", "torch"]
 log = logging.getLogger(__name__)
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -30,12 +32,12 @@ def match_windows(similarity: Tensor, backend: Backend = "auto") -> Tensor:
     """Assign every query window a memory window of its own, so that the sum of similarities is largest.
 
     Both forms compute in float64. Equally good assignments: each form always takes the same one, but not the one that
-    the other takes. No gradient. Compiled and exported programs hold it as one operator that chooses its form when it
-    runs, on whatever device it finds the similarities.
+    the other takes. No gradient. Compiled programs hold it as one operator that chooses its form when it runs, on
+    whatever device it finds the similarities; exported ones hold the form "torch", and need no package.
 
     Args:
         similarity: of every query window to every memory window. Finite: "scipy" refuses NaN and infinity; "triton",
-            which never waits for the device, then returns some one-to-one assignment.
+            which never waits for the device, and "torch" then return some one-to-one assignment.
         backend: "auto" takes `choose_backend`'s; another name forces it.
 
     Shapes:
@@ -53,12 +55,16 @@ def match_windows(similarity: Tensor, backend: Backend = "auto") -> Tensor:
             f"{num_queries} query windows cannot be matched with {num_memories} memory windows one to one; choose a "
             "backbone whose last feature map is not larger than the others together"
         )
-    choose_backend(similarity.device.type, backend)  # refuses here what would fail when the operator runs
+    # refuses here what would fail when the operator runs
+    if choose_backend(similarity.device.type, backend) == "torch":
+        return matching_loop.match(similarity.detach().float())
     return torch.ops.iiwa.match_windows(similarity.detach().float(), backend)
 
 
 def choose_backend(device: str, requested: Backend = "auto") -> Backend:
     """Return the form that computes on a kind of device: "triton" on CUDA where it is installed, else "scipy".
+
+    While a network is exported "auto" gives "torch".
 
     Args:
         device: "cpu", "cuda", ...
@@ -67,10 +73,12 @@ def choose_backend(device: str, requested: Backend = "auto") -> Backend:
     Raises:
         InputError: if the form wanted cannot run there.
     """
+    if requested == "auto" and torch.compiler.is_exporting():
+        return "torch"
     if requested == "auto":
         return "triton" if device == "cuda" and _HAS_TRITON else "scipy"
-    if requested not in ("scipy", "triton"):
-        raise InputError(f"window matching: backend must be auto, scipy or triton, not {requested!r}")
+    if requested not in ("scipy", "triton", "torch"):
+        raise InputError(f"window matching: backend must be auto, scipy, triton or torch, not {requested!r}")
     if requested == "triton" and not _HAS_TRITON:
         raise InputError("window matching: this installation lacks the package triton; use the backend 'scipy'")
     home = "cpu" if _IS_INTERPRETED else "cuda"
