@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -19,7 +20,6 @@ from segcore.commands.export import main
 from segcore.commands.main import main as segcore_main
 from segcore.data.toy.dataset import ToyScenes
 from segcore.errors import InputError
-from segcore.export import onnx_file
 from segcore.export.form import Form
 from segcore.export.onnx_file import open_session
 from segcore.export.write import export
@@ -145,7 +145,7 @@ def test_a_network_is_left_in_its_mode(tmp_path: Path) -> None:
 
 
 def test_an_absent_onnx_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"needs onnx and onnxscript and onnxruntime; .*pip install 'segcore\[onnx\]'"):
         export(_model(), tmp_path / "m.onnx")
 

@@ -120,7 +120,9 @@ def _quiet() -> Iterator[None]:
 
 def _floor_divide() -> Callable[..., Any]:
     """Return the floor of a quotient of sizes; torch's own translation truncates, wrong in -(-height // 32)."""
-    from onnxscript import opset18 as op
+    import onnxscript
+
+    op: Any = onnxscript.opset18
 
     def floor_divide(a: Any, b: Any) -> Any:
         return op.Div(op.Sub(a, op.Mod(a, b)), b)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import operator
 import warnings
@@ -12,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import UserError
-from torch.export import Dim, ExportedProgram, _trace
+from torch.export import Dim, ExportedProgram
 from torch.fx import Node
-from torch.fx.experimental import _config as symbolic_settings
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._sympy.value_ranges import ValueRanges
 
@@ -22,6 +22,7 @@ from segcore.errors import InputError
 from segcore.export.form import ExportedNetwork, Form, largest_size
 from segcore.segmentor import Segmentor, Size
 
+_settings: Any = importlib.import_module("torch.fx.experimental._config")
 _EXAMPLE = (100, 139)
 """An image that every network has to pad; 128 x 160 where it does."""
 _SIZES = ((128, 160), (97, 150), (45, 68))
@@ -78,7 +79,7 @@ def program_of(part: Part, inputs: tuple[Tensor, ...], axes: Sequence[dict[int, 
     lengths = {name: Dim(name, min=1 if name == "batch" else 2) for name in names}
     dims = tuple({axis: lengths[name] for axis, name in named.items()} for named in axes)
     try:
-        with symbolic_settings.patch(backed_size_oblivious=True), _without_solving(), _quiet_no_grad():
+        with _settings.patch(backed_size_oblivious=True), _without_solving(), _quiet_no_grad():
             program = torch.export.export(
                 part, inputs, dynamic_shapes=(dims,), prefer_deferred_runtime_asserts_over_guards=True
             )
@@ -107,16 +108,17 @@ def _without_solving() -> Iterator[None]:
     Its solver knows few forms: the padded size of a backbone stops it with an error of its own, after minutes. What was
     assumed is not asked for anyway, see `_without_assertions`; an example is all that the network is traced with.
     """
-    solve = _trace.produce_guards_and_solve_constraints
+    tracing: Any = importlib.import_module("torch.export._trace")
+    solve = tracing.produce_guards_and_solve_constraints
 
     def freeze(fake_mode: Any, *_: Any, **__: Any) -> None:
         fake_mode.shape_env.frozen = True
 
-    _trace.produce_guards_and_solve_constraints = freeze
+    tracing.produce_guards_and_solve_constraints = freeze
     try:
         yield
     finally:
-        _trace.produce_guards_and_solve_constraints = solve
+        tracing.produce_guards_and_solve_constraints = solve
 
 
 def _without_assertions(program: ExportedProgram) -> ExportedProgram:
