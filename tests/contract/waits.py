@@ -71,7 +71,8 @@ def where(step: Callable[[], None]) -> str:
         step()
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [f"{frame.filename}:{frame.lineno}" for frame in frames if str(ROOT) in frame.filename]
+        ours = [frame for frame in frames if str(ROOT) in frame.filename and "site-packages" not in frame.filename]
+        lines = [f"{frame.filename}:{frame.lineno}" for frame in ours]
         return f"{type(error).__name__}: {error} at {' <- '.join(reversed(lines[-3:]))}"
     return ""
 

@@ -127,10 +127,10 @@ def test_every_row_of_the_results_tables_is_a_recipe() -> None:
         "tiny-convnext-l-bdd100k": (67.23, 67.77),
         "small-convnext-l-bdd100k": (67.62, 67.95),
     }
-    assert RECIPES.keys() == {*MEASURED, *UNPUBLISHED, "fpn-r50-cityscapes", "patch4-r50-cityscapes", *SMALL}
+    assert RECIPES.keys() == {*MEASURED, *UNPUBLISHED, "fpn-r50-cityscapes", "patch4-r50-cityscapes", *SMALL, "own"}
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in SMALL])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in (*SMALL, "own")])
 def test_published_recipes_train_as_the_published_runs(name: str) -> None:
     recipe = RECIPES[name]
     assert isinstance(recipe.model, ECFDModel)

@@ -15,7 +15,7 @@ from segcore.recipe.file import recipe_from_plain
 from segcore.recipe.plain import from_plain, to_plain
 from segcore.training.optim import parameter_groups
 
-PUBLISHED = [name for name in RECIPES if name not in ("toy", "camvid")]
+PUBLISHED = [name for name in RECIPES if name not in ("toy", "camvid", "own")]
 
 # crop, batch, iterations, backbone lr, warmup, ratio, power, key window of the fusions, decoder window, dropout, drop
 # path, mode, stride
@@ -83,7 +83,7 @@ def test_published_figures_are_those_of_the_paper_and_its_readme() -> None:
         "b-pascal-context-59": 62.9,
     }
     assert multi == {"s-cityscapes": 83.1, "s-cityscapes-test": 82.5, "b-cityscapes": 84.0, "b-cityscapes-test": 83.2}
-    assert RECIPES.keys() == {*TABLE, "toy", "camvid"}
+    assert RECIPES.keys() == {*TABLE, "toy", "camvid", "own"}
 
 
 def test_the_first_stage_of_cityscapes_joins_coarse_and_fine_images() -> None:

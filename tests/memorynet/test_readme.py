@@ -31,7 +31,7 @@ def test_every_recipe_and_its_published_figures_are_in_the_table() -> None:
     rows = dict(re.findall(r"^\| `([\w-]+)`[^|]*\| ([^|]+?) \|", README, re.MULTILINE))
     assert rows.keys() == RECIPES.keys()
     for name, figures in rows.items():
-        if name not in ("toy", "camvid"):
+        if name not in ("toy", "camvid", "own"):
             published = RECIPES[name].published
             single = "-" if published.miou is None else f"{published.miou:.2f}"
             assert figures == f"{single} / {published.miou_ms:.2f}"
