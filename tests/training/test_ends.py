@@ -106,6 +106,7 @@ def test_an_error_of_ours_ends_at_once_though_loader_processes_wait(start: Calla
     assert seconds < 10
 
 
+@pytest.mark.slow  # the kill meets torch at another place each time
 def test_a_killed_loader_process_is_one_sentence_that_names_its_usual_cause(start: Callable[..., Run]) -> None:
     run = start()
     run.wait_for_steps()

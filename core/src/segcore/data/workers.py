@@ -32,12 +32,30 @@ def raise_faults(loader: Iterable[Item | InputError]) -> Generator[Item, None, N
     items = iter(loader)
     workers = [child for child in active_children() if child not in others]
     try:
-        for item in items:
+        while True:
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            except Exception as error:
+                _blame_the_dead(workers, error)
+                raise
             if isinstance(item, InputError):
                 raise item
             yield item
     finally:
         _end(workers)
+
+
+def _blame_the_dead(workers: Sequence[BaseProcess], error: Exception) -> None:
+    """Raise what torch says of a loader process that is gone, where that is why a batch could not be handed over.
+
+    Torch notices it itself but in the middle of the handing over, which fails in many ways.
+    """
+    for worker in workers:
+        worker.join(0.5 / len(workers))
+        if not worker.is_alive():
+            raise RuntimeError(f"DataLoader worker (pid {worker.pid}) exited") from error
 
 
 def _end(workers: Sequence[BaseProcess]) -> None:
