@@ -185,7 +185,7 @@ def gpu_forms(is_compiled: bool) -> dict[str, Attend]:
     if is_compiled:
         forms["plain compiled"] = torch.compile(plain, dynamic=False)
     forms["naive Triton"] = naive_deform_attn
-    if importlib.util.find_spec("mmcv._ext") is not None:
+    if importlib.util.find_spec("mmcv") and importlib.util.find_spec("mmcv._ext"):
         forms["mmcv"] = partial(deform_attn, backend="mmcv")
     return {**forms, "ours": deform_attn}
 
