@@ -96,6 +96,15 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """Test on a CUDA device and measure there; where nothing can be installed, the same programs run by themselves."""
+    environment = shared(session, *TEST_TOOLS)
+    environment.run("pytest", "-m", "gpu", *session.posargs)
+    for program in ("gpu_steps", "deform_attn", "iiwa_matching"):
+        environment.run("python", f"bench/{program}.py")
+
+
+@nox.session(venv_backend="none")
 def faults(session: nox.Session) -> None:
     """Kill runs of every paper, damage and mutate what they read: one sentence or the same numbers (for pytest)."""
     shared(session, *TEST_TOOLS).run("pytest", "tests/faults", "-m", "faults", *session.posargs)

@@ -15,7 +15,6 @@ from segcore.errors import InputError
 from segcore.recipe import Recipe
 from segcore.segmentor import StepInfo, Target
 
-pytest.importorskip("segmentation_models_pytorch", reason="needs the extra segcore[smp]")
 OPTIONS = SMPModel(backbone="resnet18", pretrained=False, backbone_norm="batch", decoder="unet", width=64)
 
 

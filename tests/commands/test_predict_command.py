@@ -83,7 +83,6 @@ def test_confidence_and_probabilities_are_written_where_asked(tmp_path: Path) ->
 
 
 def test_strips_write_what_the_sliding_window_of_the_whole_picture_does(tmp_path: Path) -> None:
-    pytest.importorskip("pyvips")
     single = write_png(tmp_path / "single.png", np.tile(two_halves(48, 64), (2, 3, 1)))
     windows = {"mode": "slide", "crop": (32, 32), "stride": (20, 20), "keep_ratio": False}
     predictor = color_predictor(**windows)

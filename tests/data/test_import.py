@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask  # pyright: ignore
 
 from segcore.commands.main import main
 from segcore.data.annotations.colors import voc_colors
@@ -69,8 +70,7 @@ def test_an_empty_yolo_image_is_unlabeled_and_parts_stay_parts(tmp_path: Path) -
 
 
 def test_coco_text_run_lengths_are_those_of_pycocotools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mask = pytest.importorskip("pycocotools.mask")
-    encoded = mask.encode(np.asfortranarray(files.mask_of(files.CAR)))
+    encoded = coco_mask.encode(np.asfortranarray(files.mask_of(files.CAR)))
     source = files.coco(tmp_path / "s", {"size": [6, 8], "counts": encoded["counts"].decode()})
     assert run("coco", source, tmp_path / "out", "--images", str(tmp_path / "s" / "val")) == 0
     np.testing.assert_array_equal(label_of(tmp_path / "out"), files.expected(car=1, road=0))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco  # pyright: ignore
 from scipy.io import savemat
 
 from segcore.data.labels import load_metadata
@@ -29,7 +30,6 @@ def runs(mask: np.ndarray) -> dict[str, object]:
 
 
 def compressed(mask: np.ndarray) -> dict[str, object]:
-    coco = pytest.importorskip("pycocotools.mask")
     encoded = coco.encode(np.asfortranarray(mask))
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
 
@@ -79,7 +79,6 @@ def test_pascal_in_detail_is_drawn_in_order_and_listed_sorted(tmp_path: Path) ->
 
 
 def test_run_lengths_are_decoded_column_by_column() -> None:
-    pytest.importorskip("pycocotools")
     mask = np.random.default_rng(0).integers(0, 2, SIZE, dtype=np.uint8)
     for segmentation in (runs(mask), compressed(mask)):
         label = relabel_regions(SIZE, [(2, segmentation)], "here")

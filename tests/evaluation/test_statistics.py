@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from segcore.errors import InputError
 from segcore.evaluation.metrics import ConfusionMatrix
@@ -18,7 +19,6 @@ def counts(generator: np.random.Generator, skill: float, num_images: int = 40) -
 
 
 def test_iou_of_counts_is_that_of_the_confusion_matrix() -> None:
-    torch = pytest.importorskip("torch")
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 4, (2, 9, 7), generator=generator) for _ in range(5)]
     total = ConfusionMatrix(4, torch.device("cpu"), names=tuple("abcd"))

@@ -58,7 +58,8 @@ def test_an_array_by_rows_reads_back() -> None:
 
 @pytest.mark.parametrize("name", ["rgb.png", "gray.png", "palette.png", "rgba.png", "deep.png", "rgb.tif", "tiled.tif"])
 def test_rows_are_those_of_the_whole_picture(tmp_path: Path, name: str) -> None:
-    vips = pytest.importorskip("pyvips")
+    import pyvips as vips
+
     rgb = np.random.default_rng(1).integers(0, 256, (50, 31, 3), np.uint8)
     path = tmp_path / name
     if name == "palette.png":
@@ -78,7 +79,6 @@ def test_rows_are_those_of_the_whole_picture(tmp_path: Path, name: str) -> None:
 
 
 def test_what_strips_cannot_take_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pyvips")
     (tmp_path / "broken.png").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"cannot read the image .*broken\.png in strips"):
         ImageRows(tmp_path / "broken.png")
