@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from segcore.layers.deform_attn.op import deform_attn
 from segcore.segmentor import Target, resize
 from unept.context import QuerySelfAttention
-from unept.model import DIRECTIONS, UNEPT
+from unept.model import UNEPT
+from unept.refinement import DIRECTIONS
 
 IGNORE = 255
 

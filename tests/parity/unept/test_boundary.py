@@ -23,7 +23,7 @@ from tests.parity.case_files import find_files
 from unept.boundary.files import read_offsets
 from unept.boundary.maps import boundary_maps
 from unept.boundary.source import ANGLE, DISTANCE, BoundaryTargets
-from unept.model import BOUNDARY_DISTANCE, direction_bins
+from unept.refinement import BOUNDARY_DISTANCE, direction_bins
 
 STEPS = 180  # of two degrees: a full turn
 

@@ -18,8 +18,9 @@ from tests.parity.case_files import Comparison, ParityCase
 from tests.parity.fill import labels
 from tests.parity.unept.networks import build, compare_params
 from tests.unept.networks import STEP, gather_pixels
-from unept.model import WEIGHTS, Predictions, RefinementLoss, at_label_size, rarity_weights
+from unept.model import Predictions
 from unept.names import name_map
+from unept.refinement import WEIGHTS, RefinementLoss, at_label_size, rarity_weights
 
 _PUBLISHED_NAMES = {"ce": "ce", "boundary": "mask", "direction": "direction", "refined": "ce_refined"}
 

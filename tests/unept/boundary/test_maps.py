@@ -15,7 +15,7 @@ from segcore.images.target_maps import LabeledSample
 from unept.boundary import maps as boundary
 from unept.boundary.maps import BoundaryMaps, boundary_maps
 from unept.boundary.source import ANGLE, DISTANCE, BoundarySource
-from unept.model import direction_bins
+from unept.refinement import direction_bins
 
 LEFT, UP, RIGHT, DOWN = 0, 2, 4, 6
 """Direction bins."""

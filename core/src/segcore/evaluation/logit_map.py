@@ -64,9 +64,7 @@ def resize_columns(rows: Tensor, width: int) -> Tensor:
     """Resize bilinearly along the last axis only: (B, K, n, w) -> (B, K, n, width)."""
     if rows.shape[-1] == width:
         return rows
-    if (
-        rows.device.type != "cpu"
-    ):  # the same bits; `linear` takes 50 times as long on CUDA (bench/RESULTS.md)
+    if rows.device.type != "cpu":  # the same bits; `linear` takes 50 times as long on CUDA (bench/RESULTS.md)
         return F.interpolate(rows, size=(rows.shape[-2], width), mode="bilinear", align_corners=False)
     lines = rows.flatten(0, 1)  # (B*K, n, w)
     return F.interpolate(lines, size=width, mode="linear", align_corners=False).unflatten(0, rows.shape[:2])

@@ -18,7 +18,7 @@ from segcore.losses import cross_entropy
 from segcore.recipe import Loss
 from segcore.segmentor import Target
 from tests.unept.networks import gather_pixels, random_image, random_target
-from unept.model import (
+from unept.refinement import (
     DIRECTIONS,
     WEIGHTS,
     RefinementLoss,
