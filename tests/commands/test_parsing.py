@@ -88,6 +88,13 @@ def test_an_option_before_the_recipe_is_explained() -> None:
         parse_recipe("band-train", PAPER, ["--run.seed", "1"])
 
 
+def test_weights_in_the_place_of_the_recipe_are_explained() -> None:
+    with pytest.raises(
+        InputError, match=r"best\.safetensors holds weights: name the recipe before it, or use `segcore test`"
+    ):
+        parse_recipe("band-test", PAPER, ["work_dirs/best.safetensors"], TestOptions)
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [

@@ -41,6 +41,11 @@ def find_recipe(paper: Paper, word: str) -> tuple[str, Recipe]:
         return word, paper.recipes[word]
     if word.startswith("-"):
         raise InputError(f"the first argument must be a recipe, got {word!r}; --list prints them")
+    if Path(word).suffix in (".safetensors", ".pth", ".pt"):
+        raise InputError(
+            f"the first argument must be a recipe, and {word} holds weights: name the recipe before it, or use "
+            "`segcore test` or `segcore predict`, which take it from a file of ours"
+        )
     saved = read_recipe(paper, word)
     if saved is not None:
         return saved
