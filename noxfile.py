@@ -221,8 +221,10 @@ def wheels(session: nox.Session) -> None:
 @nox.parametrize("system", ["linux", "windows", "macos"])
 def platforms(session: nox.Session, system: str) -> None:
     """Resolve every dependency for another system and each Python, wheels only; nothing is installed (needs uv)."""
+    session.env["MACOSX_DEPLOYMENT_TARGET"] = "14.0"  # the oldest that onnxruntime has wheels of Python 3.14 for
     for python in ("3.11", "3.12", "3.13", "3.14"):
         wanted = ("--python-platform", system, "--python-version", python, "--only-binary", ":all:")
+        wanted = (*wanted, "--no-binary", "pyvips")  # plain Python, released as source; its library has wheels
         session.run("uv", "pip", "compile", "-q", *wanted, *NEEDED, external=True, silent=True)
         session.log(f"{system}, Python {python}: all dependencies have wheels")
 
