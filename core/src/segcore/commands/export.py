@@ -1,4 +1,4 @@
-"""`segcore export`: a trained network as an ONNX file or a torch.export program (.pt2)."""
+"""`segcore export`: trained networks as ONNX file, torch.export program (.pt2), or page that runs in browsers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from segcore.weights.header import require_checkpoint
 _DESCRIPTION = """Write the network of a checkpoint as one file that needs no segcore: ONNX (OUT.onnx) or a torch.export
 program (OUT.pt2), for images of any size and any batch. Classes, palette, recipe and the rules of the input are inside.
 The file is compared with the network at three sizes before it is written. Input: normalized RGB (B, 3, H, W); output:
-class logits (B, K, H, W)."""
+class logits (B, K, H, W).
+
+With --web FOLDER in place of OUT: a page that runs the networks of all checkpoints in the visitor's browser. Any static
+host serves the folder; `segcore web FOLDER` shows it here."""
 _SUFFIXES = (".onnx", ".pt2")
 
 
@@ -24,10 +27,15 @@ _SUFFIXES = (".onnx", ".pt2")
 class ExportOptions:
     """What to export."""
 
-    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
-    """Weights of ours (.safetensors)."""
-    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """File to write: .onnx or .pt2."""
+    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CHECKPOINT OUT")]
+    """Weights of ours (.safetensors) and the file to write, .onnx or .pt2; with --web one or more weights."""
+    web: str = ""
+    """Folder for a page that runs the networks in a browser; an earlier page there is replaced."""
+    runtime: str = ""
+    """With --web: an unpacked onnxruntime-web of npm, copied into the folder; else visitors load it from a content
+    network, checked by its hash."""
+    examples: str = ""
+    """With --web: folder whose first five pictures are offered to try; else generated scenes."""
     height: Annotated[int, NOT_NEGATIVE] = 0
     """The one height of the images, pixels; 0 takes any."""
     width: Annotated[int, NOT_NEGATIVE] = 0
@@ -41,12 +49,35 @@ class ExportOptions:
     Where there are masks, mIoU before and after is printed. ONNX only."""
 
     def __post_init__(self) -> None:
-        check(self.out.suffix in _SUFFIXES, f"{self.out}: expected OUT to end with .onnx or .pt2")
         check_ranges(self)
+        check(not self.int8 or Path(self.int8).is_dir(), f"--int8 {self.int8} is no folder; give one with images")
+        if self.web:
+            self._check_web()
+            return
+        given = [name for name in ("runtime", "examples") if getattr(self, name)]
+        check(not given, f"--{' and --'.join(given)} are for pages; add --web FOLDER")
+        check(len(self.files) == 2, "expected CHECKPOINT OUT, or CHECKPOINT... --web FOLDER")
+        check(self.out.suffix in _SUFFIXES, f"{self.out}: expected OUT to end with .onnx or .pt2")
         check((self.height > 0) == (self.width > 0), "--height and --width go together; leave both out for any size")
         check(not self.int8 or self.out.suffix == ".onnx", f"--int8 writes ONNX, {self.out} is not; end it with .onnx")
         check(not (self.int8 and self.height), "--int8 writes networks for any size; leave out --height and --width")
-        check(not self.int8 or Path(self.int8).is_dir(), f"--int8 {self.int8} is no folder; give one with images")
+
+    def _check_web(self) -> None:
+        fixed = [name for name in ("normalize", "argmax", "height", "width") if getattr(self, name)]
+        check(not fixed, f"--{' and --'.join(fixed)} are for files; a page has its own form")
+        check(len(self.files) > 0, "--web needs at least one CHECKPOINT")
+        strange = [str(path) for path in self.files if path.suffix in _SUFFIXES]
+        check(not strange, f"{' and '.join(strange)}: with --web all words are checkpoints")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The weights, without --web."""
+        return self.files[0]
+
+    @property
+    def out(self) -> Path:
+        """The file to write, without --web."""
+        return self.files[1]
 
 
 def main(words: list[str]) -> int:
@@ -57,6 +88,9 @@ def main(words: list[str]) -> int:
             be expressed.
     """
     options = parse_options("segcore export", _DESCRIPTION, ExportOptions, words)
+    if options.web:
+        _export_page(options)
+        return 0
     require_checkpoint(options.checkpoint)
     from segcore.build import build_from_checkpoint  # torch loads only here, so --help is instant
     from segcore.export.form import Form, largest_size
@@ -76,3 +110,21 @@ def main(words: list[str]) -> int:
         export(built.model, options.out, form)
     print(f"wrote {options.out} for images of {f'{size[0]} x {size[1]} pixels' if size else 'any size'}")
     return 0
+
+
+def _export_page(options: ExportOptions) -> None:
+    for checkpoint in options.files:
+        require_checkpoint(checkpoint)
+    from segcore.web.folder import PageOptions, write_page_folder
+
+    runtime, examples, int8 = (
+        Path(word) if word else None for word in (options.runtime, options.examples, options.int8)
+    )
+    folder = Path(options.web)
+    page = PageOptions(runtime=runtime, examples=examples, int8=int8)
+    for network in write_page_folder(options.files, folder, page).networks:
+        miou = "" if network.miou is None else f", mIoU {100 * network.miou:.2f} %"
+        print(
+            f"{network.name}: {network.precision}, {network.bytes / 2**20:.1f} MiB, {network.seconds:.2f} s here{miou}"
+        )
+    print(f"wrote {folder}; open it with: segcore web {folder}")

@@ -22,7 +22,11 @@ COMMANDS: Table = {
     "score": ("segcore.commands.score", "score a folder of predicted label maps"),
     "convert": ("segcore.commands.convert", "turn a published .pth checkpoint into ours"),
     "check": ("segcore.commands.check", "tell whether weights and states are whole"),
-    "export": ("segcore.commands.export", "write a trained network as torch.export program or ONNX"),
+    "export": (
+        "segcore.commands.export",
+        "write a trained network as torch.export program, ONNX or a page for browsers",
+    ),
+    "web": ("segcore.commands.web", "serve the page that export --web writes: networks in the browser"),
     "count": ("segcore.commands.count", "parameters and multiply-adds of a recipe's network"),
     "bench": ("segcore.commands.bench", "time a recipe's network on this machine"),
     "compare": ("segcore.commands.compare", "which head is best on your data: study, statistics, page"),

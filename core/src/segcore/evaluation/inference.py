@@ -146,10 +146,26 @@ def logit_map(model: nn.Module, image: Tensor, protocol: Evaluate, valid: tuple[
         image (B, 3, H, W) -> map of (B, K, H, W), cut to `valid` (height, width)
     """
     height, width = image.shape[-2:]
-    tops, lefts, window, padded = grid_of(model, (height, width), protocol)
+    grid = grid_of(model, (height, width), protocol)
+    (tops, lefts), window = grid[:2], grid.window
     crops = [image[..., y : y + window[0], x : x + window[1]] for y, x in product(tops, lefts)]
-    values = _forward(model, crops, padded, protocol)
-    size, is_softmax = (height, width), protocol.family == "S" and protocol.probabilities
+    return map_of_windows(_forward(model, crops, grid.padded, protocol), grid, (height, width), protocol, valid)
+
+
+def map_of_windows(
+    values: list[Tensor],
+    grid: Grid,
+    size: tuple[int, int],
+    protocol: Evaluate,
+    valid: tuple[int, int] | None = None,
+) -> LogitMap:
+    """Return the map of an image of a size, given the logits (B, K, h', w') of its windows row by row.
+
+    Args:
+        valid: see `logit_map`.
+    """
+    tops, lefts, window, padded = grid
+    is_softmax = protocol.family == "S" and protocol.probabilities
     if protocol.family == "S" and protocol.mode == "whole" and padded == (valid or size):
         # Family S interpolates once, from the head to the original image: the map is the head's output itself.
         values = [values[0].softmax(dim=1) if is_softmax else values[0]]
@@ -262,7 +278,7 @@ def band_height(values: Tensor, width: int) -> int:
     return max(budget // (4 * values.shape[0] * values.shape[1] * width), 1)
 
 
-class _Sum:
+class ViewSum:
     """Sum of the values of all views of an image.
 
     Maps stay at the head's resolution; only when they together outgrow one map of the original size are they added to
@@ -275,6 +291,7 @@ class _Sum:
         self.total: Tensor | None = None
 
     def add(self, part: LogitMap) -> None:
+        """Add a view."""
         self.maps.append(part)
         num_classes = part.values[0].shape[1]
         if sum(part.num_values for part in self.maps) > num_classes * self.size[0] * self.size[1]:
@@ -310,9 +327,9 @@ def _argmax(values: Tensor) -> Tensor:
     return values.argmax(dim=0).to(_label_type(len(values)))
 
 
-def _run(model: nn.Module, parts: Sequence[View], protocol: Evaluate, size: tuple[int, int]) -> _Sum:
+def _run(model: nn.Module, parts: Sequence[View], protocol: Evaluate, size: tuple[int, int]) -> ViewSum:
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    result = _Sum(size, protocol)
+    result = ViewSum(size, protocol)
     for view in parts:
         image, valid = network_input(view, protocol, device)
         result.add(logit_map(model, image, protocol, valid))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.errors import InputError
-from segcore.images.transforms import MEAN, STD
+from segcore.images.transforms import MEAN, STD, multiple_size
 from segcore.segmentor import Segmentor, Size, size_of
 
 Output = Literal["logits", "label", "coarse"]
@@ -26,17 +26,19 @@ class Form:
         output: "logits" (B, K, H, W); "label" (B, H, W), the class numbers; "coarse", the logits at the head's stride,
             as inference keeps them, beside the size (height, width) to which the image was padded at right and bottom.
         padded: coarse: the size to which all images are padded; None pads each to what the network needs.
+        divisor: pads both sides to a multiple of it besides.
     """
 
     size: Size | None = None
     normalize: bool = False
     output: Output = "logits"
     padded: Size | None = None
+    divisor: int = 1
 
     @property
     def outputs(self) -> list[str]:
         """Names of the graph's outputs."""
-        return ["coarse", "padded"] if self.output == "coarse" else [self.output]
+        return ["coarse", "padded_size"] if self.output == "coarse" else [self.output]
 
 
 class ExportedNetwork(nn.Module):
@@ -82,9 +84,13 @@ class ExportedNetwork(nn.Module):
         size = size_of(image)
         return self._outputs(self.model(self._normalized(image)), size, size)
 
+    def padded_size(self, image: Tensor) -> Tensor:
+        """Return `padded` of an image as a tensor (2,) int64."""
+        return _as_tensor(self.padded(*size_of(image)))
+
     def padded(self, height: int, width: int) -> Size:
         """Return the size that the network sees of an image's."""
-        return self.model.legal_size(*(self.form.padded or (height, width)))
+        return self.model.legal_size(*multiple_size(self.form.padded or (height, width), self.form.divisor))
 
     def _normalized(self, image: Tensor) -> Tensor:
         if not self.form.normalize:
@@ -93,7 +99,7 @@ class ExportedNetwork(nn.Module):
 
     def _outputs(self, coarse: Tensor, padded: Size, size: Size) -> tuple[Tensor, ...]:
         if self.form.output == "coarse":
-            return coarse, torch.stack([torch.full((), side, dtype=torch.int64) for side in padded])
+            return coarse, _as_tensor(padded)
         logits = F.interpolate(coarse, size=padded, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
         if self.form.output == "logits":
             return (logits,)
@@ -106,6 +112,10 @@ class ExportedNetwork(nn.Module):
         if self.form.normalize:
             return pixels
         return ((pixels.float() - self.mean) * self.inverse_std).to(self.dtype)
+
+
+def _as_tensor(size: Size) -> Tensor:
+    return torch.stack([torch.full((), side, dtype=torch.int64) for side in size])
 
 
 def largest_size(model: Segmentor) -> Size | None:

@@ -68,8 +68,8 @@ def export_int8(built: BuiltModel, path: Path, form: Form, folder: Path) -> None
         InputError: see `segcore.export.write.export`; also for a folder without images, or with other classes.
     """
     check_installed()
-    names = _images(folder)
-    dataset = _labeled(built, folder)
+    names = calibration_images(folder)
+    dataset = labeled_images(built, folder)
     content = exported_bytes(built.model, form, "onnx")
     most = largest_image(ExportedNetwork(built.model, form)) or (2**15, 2**15)
     small = quantized(content, form, built.recipe, names, most)
@@ -81,7 +81,12 @@ def export_int8(built: BuiltModel, path: Path, form: Form, folder: Path) -> None
         print(f"mIoU {100 * before:.2f} % before, {100 * after:.2f} % in 8 bits, {len(dataset)} images")
 
 
-def _images(folder: Path) -> list[Path]:
+def calibration_images(folder: Path) -> list[Path]:
+    """Return the images of a folder, or of a folder of own data, evenly chosen where there are many.
+
+    Raises:
+        InputError: if there are none.
+    """
     inner = folder / "images" if (folder / "images").is_dir() else folder
     found = [inner / name for name in find_files(inner, IMAGE_SUFFIXES)]
     if not found:
@@ -89,8 +94,12 @@ def _images(folder: Path) -> list[Path]:
     return found[:: max(len(found) // _MOST_IMAGES, 1)][:_MOST_IMAGES]
 
 
-def _labeled(built: BuiltModel, folder: Path) -> FolderDataset | None:
-    """Return the labeled images of a folder of own data, None where it has no masks."""
+def labeled_images(built: BuiltModel, folder: Path) -> FolderDataset | None:
+    """Return the labeled images of a folder of own data, None where it has no masks.
+
+    Raises:
+        InputError: if it has other classes than the network.
+    """
     if not (folder / "masks").is_dir():
         return None
     dataset = FolderDataset(folder, "val" if "val" in split_folders(folder) else ALL)

@@ -53,12 +53,17 @@ def onnx_bytes(network: ExportedNetwork, metadata: Mapping[str, str]) -> bytes:
         coarse = network.model(padded)
     before = _translated(Part(network, network.before), {"image": image}, [whole], ["padded"])
     inner = _translated(Part(network, network.model), {"padded": padded}, [whole], ["coarse"])
-    inputs = {"coarse": coarse, "image": image}
-    after = _translated(Part(network, network.after), inputs, [head, whole], network.form.outputs)
+    if network.form.output == "coarse":  # an output already: what comes after is the size alone
+        after = _translated(Part(network, network.padded_size), {"image": image}, [whole], ["padded_size"])
+        joined: list[tuple[str, str]] = []
+    else:
+        inputs = {"coarse": coarse, "image": image}
+        after = _translated(Part(network, network.after), inputs, [head, whole], network.form.outputs)
+        joined = [("coarse", "after/coarse")]
     # the network's own names stay: onnx loses those that the body of a loop takes from outside
     before, after = compose.add_prefix(before, "before/"), compose.add_prefix(after, "after/")
     model = compose.merge_models(before, inner, io_map=[("before/padded", "padded")])
-    model = compose.merge_models(model, after, io_map=[("coarse", "after/coarse")])
+    model = compose.merge_models(model, after, io_map=joined)
     new_names = {"before/image": "image", "after/image": "image"}
     _rename(model.graph, new_names | {f"after/{name}": name for name in network.form.outputs})
     versions = {opset.domain: opset.version for opset in model.opset_import}  # merged: named more than once
