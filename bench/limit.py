@@ -74,7 +74,7 @@ def _described(value: Any) -> Any:
 
 
 def _alike(value: Any) -> Any:
-    """Return a tensor of random values with the shape and strides of another; packed weights and the rest as they are."""
+    """Return a random tensor of the shape and strides of another; packed weights and the rest as they are."""
     if not isinstance(value, Tensor) or value.is_mkldnn:
         return value
     return torch.empty_strided(value.shape, value.stride()).normal_()
@@ -121,7 +121,11 @@ def main() -> None:
     for paper, recipe, size in NETWORKS:
         if options.only in ("", f"{paper}-{recipe}"):
             forward, products = measure(paper, recipe, size, options.repeats)
-            print(f"| {paper} {recipe}, {size} | {forward:.0f} | {products:.0f} | **{forward / products:.2f}** |", flush=True)
+            share = f"**{forward / products:.2f}**"
+            print(
+                f"| {paper} {recipe}, {size} | {forward:.0f} | {products:.0f} | {share} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

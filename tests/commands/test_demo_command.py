@@ -22,7 +22,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(demo, "load_paper", lambda _: small)
     for module in ("segcore.build", "segcore.report.build"):
         monkeypatch.setattr(f"{module}.load_paper", lambda _: small)
-    return ["--paper", "tiny", "--out", str(tmp_path), "--iterations", "1", "--device", "cpu"]
+    return ["--papers", "tiny", "--out", str(tmp_path), "--iterations", "1", "--device", "cpu"]
 
 
 def names(folder: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""`segcore demo`: train a small network from scratch on generated scenes, test it, and write its report."""
+"""`segcore demo`: small networks trained from scratch on generated scenes, their tests, reports, and browser page."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+from segcore.baselines.recipes import FCN, SMP
 from segcore.commands.parsing import parse_options
 from segcore.commands.test import TestOptions, test
 from segcore.errors import InputError
@@ -25,17 +26,22 @@ _FILES = (
 """What a demo leaves in its folder."""
 
 _DESCRIPTION = """Train on generated street scenes from scratch, test single-scale and multi-scale + flip, and write an
-HTML page with curves, scores and predictions. Needs no file, no download, no GPU."""
+HTML page with curves, scores and predictions, and a page that runs the networks in a browser (`segcore web`; needs the
+extra segcore[onnx]). Needs no file, no download, no GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
     """What to demonstrate."""
 
-    paper: str = ""
-    """Installed paper, or all; empty is cgrseg, else the first one."""
+    papers: str = ""
+    """Installed papers, separated by commas, or all (but the baselines); empty is cgrseg, else the first one."""
     out: str = "demo"
-    """Folder; the page is OUT/PAPER/report.html. An earlier demo there is replaced, anything else left alone."""
+    """Folder; the report is OUT/PAPER/report.html. An earlier demo there is replaced, anything else left alone."""
+    web: str = ""
+    """Folder of the page that runs the networks in a browser; empty is OUT/web."""
+    runtime: str = ""
+    """An unpacked onnxruntime-web of npm, for a page that needs no network."""
     iterations: Annotated[int, NOT_NEGATIVE] = 0
     """Training steps; 0 is the recipe's."""
     device: str = "auto"
@@ -52,7 +58,9 @@ def main(words: list[str]) -> int:
         InputError: if the paper is not installed or the folder holds something else.
     """
     options = parse_options("segcore demo", _DESCRIPTION, DemoOptions, words)
-    for paper in _papers(options.paper):
+    papers = _papers(options.papers)
+    _check_page(options)
+    for paper in papers:
         folder = Path(options.out, paper.name)
         directory = WorkDirectory(folder, is_resuming=True, option="--out")
         try:
@@ -62,15 +70,16 @@ def main(words: list[str]) -> int:
             directory.release()
         if code:
             return code
+    _write_page([Path(options.out, paper.name) for paper in papers], options)
     return 0
 
 
-def _papers(word: str) -> list[Paper]:
+def _papers(words: str) -> list[Paper]:
     installed = installed_papers()
-    if word == "all":
-        return list(installed.values())
-    if word:
-        return [load_paper(word)]
+    if words == "all":
+        return [paper for paper in installed.values() if paper.name not in (FCN.name, SMP.name)]
+    if words:
+        return [load_paper(word.strip()) for word in words.split(",")]
     if not installed:
         raise InputError(f"no paper is installed; pip install ./packages/{_MAIN}")
     return [installed[_MAIN if _MAIN in installed else next(iter(installed))]]
@@ -119,3 +128,34 @@ def _demonstrate(paper: Paper, recipe: Recipe, directory: WorkDirectory) -> int:
     print(f"{paper.name}: mIoU {100 * single.miou:.2f} % single scale, {100 * multi.miou:.2f} % multi-scale + flip")
     print(f"report: {page.resolve()}")
     return 0
+
+
+def _page_folder(options: DemoOptions) -> Path:
+    return Path(options.web or Path(options.out, "web"))
+
+
+def _check_page(options: DemoOptions) -> None:
+    """Refuse before the training what the page could not be written with or into."""
+    from segcore.web.folder import check_replaceable
+    from segcore.web.runtime import check_runtime
+
+    check_replaceable(_page_folder(options))
+    if options.runtime:
+        check_runtime(Path(options.runtime))
+
+
+def _write_page(folders: list[Path], options: DemoOptions) -> None:
+    """Write the page that runs the networks of finished demos, or say what it needs."""
+    from segcore.export.onnx_file import check_installed
+    from segcore.web.folder import PageOptions, write_page_folder
+    from segcore.weights.header import find_weights
+
+    try:
+        check_installed()
+    except InputError as error:
+        print(f"no page for the browser: {error}")
+        return
+    page = _page_folder(options)
+    runtime = Path(options.runtime) if options.runtime else None
+    write_page_folder([find_weights(folder) for folder in folders], page, PageOptions(runtime=runtime))
+    print(f"page that runs it in a browser: segcore web {page}")

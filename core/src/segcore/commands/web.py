@@ -12,8 +12,8 @@ import tyro
 from segcore.commands.parsing import parse_options
 from segcore.errors import check
 
-_DESCRIPTION = """Serve the page that `segcore export CHECKPOINT... --web FOLDER` wrote, to this machine alone, and open it
-in the browser. Stop it with Ctrl-C. Any static host serves the same folder to others."""
+_DESCRIPTION = """Serve the page that `segcore export CHECKPOINT... --web FOLDER` wrote, to this machine alone, and open
+it in the browser. Stop it with Ctrl-C. Any static host serves the same folder to others."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,11 +74,11 @@ def onnx_bytes(network: ExportedNetwork, metadata: Mapping[str, str]) -> bytes:
 
 
 def _rename(graph: Any, names: Mapping[str, str]) -> None:
-    """Rename inputs and outputs of a graph, and where its own nodes use them; inputs that become one are one."""
+    """Rename values of a graph, and where its own nodes use them; inputs that become one are one."""
     for node in graph.node:
         for words in (node.input, node.output):
             words[:] = [names.get(word, word) for word in words]
-    for values in (graph.input, graph.output):
+    for values in (graph.input, graph.output, graph.initializer):
         for value in values:
             value.name = names.get(value.name, value.name)
     first = {value.name: value for value in reversed(graph.input)}

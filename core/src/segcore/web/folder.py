@@ -37,7 +37,7 @@ from segcore.web.runtime import FILES, VERSION, copy_runtime
 
 MANIFEST = "manifest.json"
 MOST_DIFFERING = 1e-3
-"""Share of the pixels that may differ where a golden picture is verified: two classes equally likely but for rounding."""
+"""Share of the pixels that may differ in a golden picture: two classes equally likely but for rounding."""
 _EXAMPLES = 5
 _SCENE = (240, 320)
 _LONGEST_EXAMPLE, _LONGEST_GOLDEN = 1280, 480
@@ -67,7 +67,7 @@ def write_page_folder(checkpoints: Sequence[Path], folder: Path, options: PageOp
             expressed, or its graph does not answer as `Predictor` does.
     """
     check_installed()
-    _check_replaceable(folder)
+    check_replaceable(folder)
     make_folder(folder.absolute().parent, "--web")
     unfinished = unfinished_name(folder.absolute())
     with writing(unfinished):
@@ -83,7 +83,12 @@ def write_page_folder(checkpoints: Sequence[Path], folder: Path, options: PageOp
     return manifest
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
+    """Refuse a folder that holds anything but an earlier page.
+
+    Raises:
+        InputError: naming it.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--web {folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()) and not is_page_folder(folder):
@@ -167,7 +172,7 @@ class _Exporter:
         share = float(np.mean(page.labels(self.golden) != expected))
         if share > MOST_DIFFERING:
             raise InputError(
-                f"{self.checkpoint}: the exported graph labels {100 * share:.2f} % of the pixels of a picture otherwise "
+                f"{self.checkpoint}: the exported graph labels {100 * share:.2f} % of a picture's pixels otherwise "
                 "than the network; it is not written. Please report this with the checkpoint's recipe"
             )
         return expected
@@ -203,7 +208,7 @@ class _Exporter:
             of=self.name if is_int8 else None,
             classes=list(meta.classes),
             palette=[list(color) for color in meta.palette],
-            protocol=_rules(self.protocol),
+            protocol=protocol_rules(self.protocol),
             parameters=sum(parameter.numel() for parameter in self.built.model.parameters()),
             miou=miou,
             seconds=time.perf_counter() - started,
@@ -225,7 +230,8 @@ def _form(checkpoint: Path, protocol: Evaluate, num_classes: int) -> Form:
     return Form(normalize=True, output="coarse", padded=padded, divisor=max(protocol.pad_divisor, 1))
 
 
-def _rules(protocol: Evaluate) -> Protocol:
+def protocol_rules(protocol: Evaluate) -> Protocol:
+    """Return the part of a test's rules that the page follows."""
     return Protocol(
         family=protocol.family,
         mode=protocol.mode,

@@ -23,20 +23,13 @@ _NETWORK = f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{VERSION}/dist/"
 _FOLDER = "runtime"
 
 
-def copy_runtime(source: Path | None, folder: Path) -> str:
-    """Put the runtime into the page's folder, and return the address of its files as the page writes it.
-
-    Args:
-        source: an unpacked onnxruntime-web of npm; None leaves the files where a content network has them.
+def check_runtime(source: Path) -> Path:
+    """Return the folder with the files of an unpacked onnxruntime-web of npm.
 
     Raises:
         InputError: if a file is missing, or is not that of `VERSION`.
     """
-    if source is None:
-        return _NETWORK
     dist = source / "dist" if (source / "dist").is_dir() else source
-    with writing(folder / _FOLDER):
-        (folder / _FOLDER).mkdir()
     for name, integrity in FILES.items():
         if not (dist / name).is_file():
             raise InputError(f"--runtime {source} has no dist/{name}; unpack onnxruntime-web {VERSION} of npm there")
@@ -44,11 +37,26 @@ def copy_runtime(source: Path | None, folder: Path) -> str:
             content = (dist / name).read_bytes()
         if integrity_of(content) != integrity:
             raise InputError(f"{dist / name} is not that of onnxruntime-web {VERSION}{_found(source)}")
-        with writing(folder / _FOLDER / name):
-            (folder / _FOLDER / name).write_bytes(content)
-    licence = source / "LICENSE"
-    if licence.is_file():
-        shutil.copyfile(licence, folder / _FOLDER / "LICENSE")
+    return dist
+
+
+def copy_runtime(source: Path | None, folder: Path) -> str:
+    """Put the runtime into the page's folder, and return the address of its files as the page writes it.
+
+    Args:
+        source: see `check_runtime`; None leaves the files where a content network has them.
+
+    Raises:
+        InputError: see `check_runtime`.
+    """
+    if source is None:
+        return _NETWORK
+    dist = check_runtime(source)
+    with writing(folder / _FOLDER):
+        (folder / _FOLDER).mkdir()
+        for path in (*(dist / name for name in FILES), source / "LICENSE"):
+            if path.is_file():
+                shutil.copyfile(path, folder / _FOLDER / path.name)
     return f"{_FOLDER}/"
 
 

@@ -31,7 +31,7 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the library's name
+    def log_message(self, format: str, *args: Any) -> None:  # the library's name
         """Say nothing of requests."""
 
 
