@@ -20,8 +20,9 @@ from segcore.commands.export import main
 from segcore.commands.main import main as segcore_main
 from segcore.data.toy.dataset import ToyScenes
 from segcore.errors import InputError
-from segcore.export.form import Form
+from segcore.export.form import ExportedNetwork, Form
 from segcore.export.onnx_file import open_session
+from segcore.export.program import check_values
 from segcore.export.write import export
 from segcore.recipe.plain import to_plain
 from segcore.weights.files import save_weights
@@ -148,6 +149,35 @@ def test_an_absent_onnx_names_its_extra(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"needs onnx and onnxscript and onnxruntime; .*pip install 'segcore\[onnx\]'"):
         export(_model(), tmp_path / "m.onnx")
+
+
+class _Jumping(TinySegmentor):
+    """Gives other logits of images near a certain one, as an assignment with a tie does."""
+
+    place: torch.Tensor
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        is_there = image.shape == self.place.shape and torch.allclose(image, self.place, rtol=0, atol=1e-9)
+        return super().forward(image) + 10 * is_there
+
+
+def test_an_image_on_which_rounding_decides_proves_nothing_of_a_graph() -> None:
+    smooth, jumping = _model().eval(), _Jumping(4, len(CLASSES)).eval()
+    jumping.load_state_dict(smooth.state_dict())
+    network, graph = (ExportedNetwork(model, Form(size=(33, 47))) for model in (jumping, smooth))
+    jumping.place = network.before(network.example((33, 47), batch=1, seed=0))
+    seen: list[torch.Tensor] = []
+
+    def run(image: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(image)
+        with torch.inference_mode():
+            return list(graph(image))
+
+    check_values(network, run, "the graph")
+    assert [len(image) for image in seen] == [1, 1, 2]  # the first was near the jump
+    smooth.classifier.bias.data += 1
+    with pytest.raises(InputError, match=r"the graph gives other values \(logits\) than the network"):
+        check_values(network, run, "the graph")
 
 
 class _Branching(TinySegmentor):
