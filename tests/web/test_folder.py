@@ -93,6 +93,36 @@ def test_an_earlier_page_is_replaced_and_anything_else_left_alone(weights: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "page", "w.safetensors"]  # nothing unfinished
 
 
+def test_a_page_of_somebody_else_is_left_alone(weights: Path, tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "index.html").touch()
+    (app / "manifest.json").write_text(json.dumps({"name": "an app that can be installed", "icons": []}))
+    with pytest.raises(InputError, match="app holds something else than an earlier page; give another folder"):
+        write_page_folder([weights], app, PageOptions())
+    assert sorted(path.name for path in app.iterdir()) == ["index.html", "manifest.json"]
+
+
+@pytest.mark.parametrize("name", ["CNAME", ".git/HEAD", "examples/mine.png", "deep/a.onnx"])
+def test_what_was_put_beside_a_page_is_not_removed_with_it(weights: Path, tmp_path: Path, name: str) -> None:
+    page = tmp_path / "page"
+    write_page_folder([weights], page, PageOptions())
+    (page / name).parent.mkdir(exist_ok=True)
+    (page / name).write_text("mine")
+    with pytest.raises(InputError, match=f"page holds {name} beside an earlier page; give another folder"):
+        write_page_folder([weights], page, PageOptions())
+    assert (page / name).read_text() == "mine"
+
+
+def test_images_without_use_are_refused_before_the_export(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "exported_bytes", lambda *_: pytest.fail("exported first"))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match=r"--int8 .*none: expected images"):
+        write_page_folder([weights], tmp_path / "page", PageOptions(int8=tmp_path / "none"))
+
+
 def test_ones_own_pictures_are_the_examples(weights: Path, tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()

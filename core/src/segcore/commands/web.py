@@ -38,10 +38,13 @@ def main(words: list[str]) -> int:
         InputError: if the folder holds no page, or the port is taken.
     """
     options = parse_options("segcore web", _DESCRIPTION, WebOptions, words)
+    from segcore.web.manifest import is_page_folder
     from segcore.web.serve import server_of  # --help needs no server
 
-    is_page = (options.folder / "manifest.json").is_file() and (options.folder / "index.html").is_file()
-    check(is_page, f"{options.folder} holds no page; write one: segcore export CHECKPOINT... --web {options.folder}")
+    check(
+        is_page_folder(options.folder),
+        f"{options.folder} holds no page; write one: segcore export CHECKPOINT... --web {options.folder}",
+    )
     with server_of(options.folder, options.port) as server:
         address = f"http://127.0.0.1:{server.server_port}/"
         print(f"serving {options.folder} at {address} (Ctrl-C stops)", flush=True)

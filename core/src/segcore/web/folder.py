@@ -32,16 +32,20 @@ from segcore.paper import load_paper
 from segcore.predictor import Predictor
 from segcore.recipe import Evaluate
 from segcore.web.answer import PageNetwork
-from segcore.web.manifest import Example, Golden, Manifest, Network, Protocol, Runtime
+from segcore.web.manifest import MANIFEST, Example, Golden, Manifest, Network, Protocol, Runtime, is_page_folder
 from segcore.web.runtime import FILES, VERSION, copy_runtime
 
-MANIFEST = "manifest.json"
 MOST_DIFFERING = 1e-3
 """Share of the pixels that may differ in a golden picture: two classes equally likely but for rounding."""
 _EXAMPLES = 5
 _SCENE = (240, 320)
 _LONGEST_EXAMPLE, _LONGEST_GOLDEN = 1280, 480
 _MOST_CLASSES = 255
+_WRITTEN = (
+    *(MANIFEST, "index.html", "*.css", "*.js", "*.onnx", "*.golden.png", "*.golden-labels.png"),
+    *("examples/?.png", "runtime/ort*", "runtime/LICENSE"),
+)
+"""What a page consists of, also one of another version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +95,15 @@ def check_replaceable(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--web {folder} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not is_page_folder(folder):
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not is_page_folder(folder):
         raise InputError(f"--web {folder} holds something else than an earlier page; give another folder")
-
-
-def is_page_folder(folder: Path) -> bool:
-    """Tell whether a folder holds a page of ours."""
-    return (folder / MANIFEST).is_file() and (folder / "index.html").is_file()
+    for path in sorted(folder.rglob("*")):
+        inner = path.relative_to(folder)
+        is_ours = any(len(inner.parts) == len(Path(form).parts) and inner.match(form) for form in _WRITTEN)
+        if not is_ours and (path.is_symlink() or not path.is_dir()):
+            raise InputError(f"--web {folder} holds {inner.as_posix()} beside an earlier page; give another folder")
 
 
 def _write(checkpoints: Sequence[Path], folder: Path, options: PageOptions) -> Manifest:
@@ -153,6 +159,9 @@ class _Exporter:
 
     def write(self, folder: Path, images: Path | None) -> list[Network]:
         """Write graphs and golden pictures; returns what the page has to know of each."""
+        if images is not None:  # refused before the minutes that an export may take
+            calibration_images(images)
+            labeled_images(self.built, images)
         content = exported_bytes(self.built.model, self.form, "onnx")
         page = PageNetwork(open_session(content), self.protocol)
         labels = self._verified(page)

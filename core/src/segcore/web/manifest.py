@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
 
 from segcore import __version__
+
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -92,3 +97,12 @@ class Manifest:
     networks: list[Network]
     version: int = 1
     segcore: str = field(default=__version__)
+
+
+def is_page_folder(folder: Path) -> bool:
+    """Tell whether a folder holds a page of ours: other pages have files of these names too."""
+    try:
+        msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return (folder / "index.html").is_file()
