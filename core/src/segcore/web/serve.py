@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,6 +36,15 @@ class _Handler(SimpleHTTPRequestHandler):
         """Say nothing of requests."""
 
 
+class _Server(ThreadingHTTPServer):
+    """A server to which a visitor who leaves in the middle of a file is no error."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report an error of a request, as the library does."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def server_of(folder: Path, port: int) -> ThreadingHTTPServer:
     """Return a server of a folder, bound but not yet running.
 
@@ -45,7 +55,7 @@ def server_of(folder: Path, port: int) -> ThreadingHTTPServer:
         InputError: if the port is taken.
     """
     try:
-        return ThreadingHTTPServer((HOST, port), partial(_Handler, directory=str(folder)))
+        return _Server((HOST, port), partial(_Handler, directory=str(folder)))
     except OSError as error:
         raise InputError(
             f"--port {port} cannot be had: {error.strerror}; choose another, or 0 for a free one"
