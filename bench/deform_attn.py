@@ -26,7 +26,7 @@ from segcore.layers.deform_attn.op import deform_attn
 from segcore.layers.deform_attn.points import reference_grid, sampling_locations
 
 CPU_TARGET = 1.5  # times the plain form, forward, at every shape of ECFD
-GPU_TARGETS = {"plain eager": 8.0, "naive Triton": 2.0}  # forward and backward, bfloat16, on an H200
+GPU_TARGETS = {"plain eager": 8.0, "naive Triton": 2.0}  # forward and backward, bfloat16
 MEMORY_TARGET = 1.5  # times inputs, outputs and gradients
 Sizes = tuple[tuple[int, int], ...]
 Attend = Callable[[Tensor, Sizes, Tensor, Tensor], Tensor]

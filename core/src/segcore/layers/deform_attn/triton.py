@@ -26,7 +26,7 @@ class Tile(NamedTuple):
     warps: int
 
 
-_FORWARD = Tile(2048, 4)
+_FORWARD = Tile(512, 1)
 _BACKWARD = Tile(1024, 4)
 
 
