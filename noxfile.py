@@ -119,7 +119,7 @@ def parity(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
-    """Train, test and report on generated scenes, and write a page for browsers: CGRSeg in about 8 minutes on 2 cores."""
+    """Train, test, report on generated scenes, write a page for browsers: CGRSeg in about 8 minutes on 2 cores."""
     shared(session, *ONNX).run("segcore", "demo", *session.posargs)
 
 
