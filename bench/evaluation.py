@@ -88,7 +88,8 @@ def plain_form(model: nn.Module, image: np.ndarray, label: np.ndarray, protocol:
     for ratio in protocol.ratios:
         resized = resize_image(image, resized_size(size, resize_bounds(protocol.scale, ratio)))
         for is_mirrored in (False, True):
-            pixels = torch.from_numpy(normalize(cv2.flip(resized, 1) if is_mirrored else resized)).unsqueeze(0)
+            seen = torch.from_numpy(cv2.flip(resized, 1) if is_mirrored else resized)
+            pixels = normalize(seen.permute(2, 0, 1).flip(0).contiguous()).unsqueeze(0)
             logits = F.interpolate(windows(model, pixels, protocol), size=size, mode="bilinear")
             scores = logits.softmax(dim=1)
             scores = scores.flip(-1) if is_mirrored else scores

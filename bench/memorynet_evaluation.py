@@ -74,7 +74,7 @@ def plain_form(model: nn.Module, image: np.ndarray, protocol: Evaluate) -> np.nd
     size = (image.shape[0], image.shape[1])
     bounds = resize_bounds(protocol.scale, 1.0)
     resized = resize_image(image, resized_size(size, bounds, keep_ratio=protocol.keep_ratio, family="S"))
-    pixels = torch.from_numpy(normalize(resized)).unsqueeze(0)
+    pixels = normalize(torch.from_numpy(resized).permute(2, 0, 1).flip(0).contiguous()).unsqueeze(0)
     outputs = []
     for ratio in protocol.ratios:
         view = pixels if ratio == 1 else F.interpolate(pixels, scale_factor=ratio, mode="bilinear")

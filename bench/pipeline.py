@@ -6,6 +6,7 @@ processor time, so that other load on the machine does not count.
   pipelines do;
 - plain: our transform with `augment.region_first` off (the fast steps, but the whole image is resized);
 - region first: our transform as it trains.
+Ours end as the network's input, too: stacked and normalized as a batch of one.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from segcore.images.transforms import (
     resized_size,
 )
 from segcore.recipe import Augment
+from segcore.training.batches import Batch
 
 SECONDS = 4.0
 ROUNDS = 5
@@ -118,6 +120,12 @@ def published(augment: Augment) -> Transform:
     return transform
 
 
+def ours(augment: Augment) -> Transform:
+    """Return our pipeline, with what the loader and the device do of it."""
+    transform = TrainTransform(augment)
+    return lambda image, label, rng: Batch.of([transform(image, label, rng)]).to("cpu")
+
+
 def rate(transform: Transform, samples: list[Sample], seconds: float) -> float:
     """Return samples per second of processor time; every call of this function draws the same random numbers."""
     start, done = time.process_time(), 0
@@ -132,8 +140,8 @@ def measure(size: tuple[int, int], augment: Augment) -> dict[str, float]:
     """Return the median rate of each form; the rounds alternate, so that other load meets all of them."""
     forms: dict[str, Transform] = {
         "published": published(augment),
-        "plain": TrainTransform(replace(augment, region_first=False)),
-        "region first": TrainTransform(augment),
+        "plain": ours(replace(augment, region_first=False)),
+        "region first": ours(augment),
     }
     samples = make_samples(size)
     for form in forms.values():

@@ -22,6 +22,7 @@ _HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 _ANCHOR = re.compile(r'<a id="([^"]+)">')
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+_MADE = ("build", "node_modules")
 
 
 def texts(*suffixes: str) -> Iterator[Path]:
@@ -30,7 +31,7 @@ def texts(*suffixes: str) -> Iterator[Path]:
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
             inside = path.relative_to(ROOT).parts
-            if path.suffix in suffixes and not any(part.startswith(".") or part == "build" for part in inside):
+            if path.suffix in suffixes and not any(part.startswith(".") or part in _MADE for part in inside):
                 yield path
 
 

@@ -24,7 +24,7 @@ ORDER = (
     *GROUND,
     *("pages", "recipe", "weights", "hub", "layers", "backbones", "data", "images", "losses", "segmentor", "paper"),
     "baselines",
-    *("build", "evaluation", "predictor", "export", "training", "models", "report", "compare", "commands"),
+    *("build", "evaluation", "predictor", "export", "web", "training", "models", "report", "compare", "commands"),
 )
 """Core's rooms (folders, and the modules that users import) from the bottom up: each may import those before it."""
 

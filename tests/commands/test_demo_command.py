@@ -9,6 +9,7 @@ import pytest
 
 from segcore.commands import demo
 from segcore.errors import InputError
+from segcore.export import onnx_file
 from segcore.recipe.file import recipe_document
 from segcore.training.run_folder import WorkDirectory
 from tests.tiny_paper import PAPER
@@ -20,9 +21,14 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     recipe = PAPER.recipes["toy"]
     small = replace(PAPER, recipes={"toy": replace(recipe, run=replace(recipe.run, save_interval=1))})
     monkeypatch.setattr(demo, "load_paper", lambda _: small)
-    for module in ("segcore.build", "segcore.report.build"):
+    for module in ("segcore.build", "segcore.report.build", "segcore.web.folder"):
         monkeypatch.setattr(f"{module}.load_paper", lambda _: small)
+    monkeypatch.setattr(onnx_file, "check_installed", _missing)
     return ["--papers", "tiny", "--out", str(tmp_path), "--iterations", "1", "--device", "cpu"]
+
+
+def _missing() -> None:
+    raise InputError("ONNX export needs onnx")
 
 
 def names(folder: Path) -> set[str]:
@@ -35,6 +41,27 @@ def test_a_demo_replaces_an_earlier_one(tmp_path: Path, words: list[str]) -> Non
     (tmp_path / "tiny" / "state-00000099.pt").touch()
     assert demo.main(words) == 0
     assert names(tmp_path / "tiny") == left
+
+
+def test_a_demo_ends_with_a_page_of_its_network(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main(words) == 0
+    assert "no page for the browser: ONNX export needs onnx" in capsys.readouterr().out
+    monkeypatch.setattr(onnx_file, "check_installed", lambda: None)
+    assert demo.main(words) == 0
+    assert f"page that runs it in a browser: segcore web {tmp_path / 'web'}" in capsys.readouterr().out
+    assert {"index.html", "manifest.json", "tiny-toy.onnx"} <= names(tmp_path / "web")
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_training(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(InputError, match=r"--web .*mine holds something else than an earlier page"):
+        demo.main([*words, "--web", str(tmp_path / "mine")])
+    with pytest.raises(InputError, match=r"--runtime .*mine has no dist/"):
+        demo.main([*words, "--runtime", str(tmp_path / "mine")])
+    assert names(tmp_path) == {"mine"}
 
 
 def test_a_demo_that_is_running_keeps_its_folder(tmp_path: Path, words: list[str]) -> None:

@@ -72,8 +72,8 @@ def test_a_run_trains_and_validates(paper: Paper, amp: AMP, tmp_path: Path) -> N
 
 def test_no_training_step_waits(paper: Paper, tmp_path: Path) -> None:
     trainer = trainer_of(paper, tmp_path)
-    image, target = next(trainer.batches())
-    parts = [(image.pin_memory(), target.to(DEVICE))]
+    parts = [next(trainer.batches())]
+    assert parts[0].pixels.is_pinned()
     torch.cuda.synchronize()
     with no_waits():
         trainer.step(parts)

@@ -50,7 +50,7 @@ def test_the_loss_falls_on_one_batch(trainer: Trainer) -> None:
 
 
 def test_every_parameter_that_trains_gets_a_gradient(trainer: Trainer) -> None:
-    image, target = next(trainer.batches())
+    image, target = next(trainer.batches()).to("cpu")
     trainer.model.train()
     trainer.model.losses(image, target, StepInfo(0, 10, 1e-3)).total().backward()
     unused = [name for name, p in trainer.model.named_parameters() if p.requires_grad and p.grad is None]
@@ -58,7 +58,7 @@ def test_every_parameter_that_trains_gets_a_gradient(trainer: Trainer) -> None:
 
 
 def test_a_batch_without_any_label_gives_a_finite_loss(trainer: Trainer) -> None:
-    image, target = next(trainer.batches())
+    image, target = next(trainer.batches()).to("cpu")
     unlabeled = target._replace(label=torch.full_like(target.label, IGNORE))
     trainer.model.train()
     terms, logged = trainer.model.losses(image, unlabeled, StepInfo(0, 10, 1e-3))

@@ -20,10 +20,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from segcore.evaluation.image_counts import ImageCounter
 from segcore.evaluation.inference import View, predict_labels
 from segcore.evaluation.metrics import ConfusionMatrix
+from segcore.images.region import Box
 from segcore.layers.fuse import fuse_norms
 from segcore.paper import Paper, installed_papers
-from segcore.segmentor import Segmentor, StepInfo, Target
-from segcore.training.batches import target_of_labels
+from segcore.segmentor import Segmentor, StepInfo
+from segcore.training.batches import Batch, target_of_labels
 from tests.contract.conftest import small_recipe
 
 CLASSES, SIZE, DEVICE = 8, (64, 96), torch.device("cuda")
@@ -45,12 +46,15 @@ def move(model: nn.Module) -> None:
 
 
 def training_step(paper: Paper, model: Segmentor) -> None:
-    """Compute the losses; what follows, the backward pass, cannot run without a real GPU."""
+    """Move a batch and compute its losses; what follows, the backward pass, cannot run without a real GPU."""
     source = paper.map_source(small_recipe(paper, Path()))
     with unset_fake_temporarily():  # made by loader processes
         made = target_of_labels(torch.zeros((2, *SIZE), dtype=torch.int64), source)
-    parts = {name: empty_like(part) for name, part in made._asdict().items() if part is not None}
-    model.losses(torch.empty(2, 3, *SIZE, device=DEVICE), Target(**parts), StepInfo(1, 10, 1e-3)).total()
+    shapes = {name: part.shape for name, part in made._asdict().items() if part is not None}
+    pixels, label = (torch.empty(shape, dtype=torch.uint8) for shape in ((2, 3, *SIZE), shapes.pop("label")))
+    maps = {name: torch.empty(shape) for name, shape in shapes.items()}
+    image, target = Batch(pixels, label, maps, [Box(0, 0, *SIZE), Box(3, 5, 50, 60)]).to(DEVICE)
+    model.losses(image, target, StepInfo(1, 10, 1e-3)).total()
 
 
 def test_step(paper: Paper, model: Segmentor) -> None:

@@ -129,7 +129,7 @@ def plain_predict(model: nn.Module, image: np.ndarray, protocol: Evaluate) -> Te
     """Family M, whole, view by view at full size: two interpolations, softmax, mean."""
     total = torch.zeros(())
     for view in views(image, replace(protocol, flip=False)):
-        pixels = torch.from_numpy(normalize(view.pixels.numpy())).unsqueeze(0)
+        pixels = normalize(view.pixels.permute(2, 0, 1).flip(0)).unsqueeze(0)
         for is_mirrored in (False, True)[: 1 + protocol.flip]:
             inputs = pixels.flip(-1) if is_mirrored else pixels
             valid = inputs.shape[-2:]

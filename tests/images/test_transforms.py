@@ -21,8 +21,7 @@ from segcore.images.transforms import (
     is_varied,
     multiple_size,
     normalize,
-    pad_image,
-    pad_label,
+    padding,
     random_boxes,
     resize_bounds,
     resize_label,
@@ -78,9 +77,9 @@ def test_sides_are_rounded_up_to_a_multiple() -> None:
 def test_normalizing_gives_rgb_planes_of_zero_mean_color() -> None:
     image = np.full((2, 3, 3), 100, np.uint8)
     image[..., 0] = 7  # blue
-    planes = normalize(image)
+    planes = normalize(torch.from_numpy(padding((2, 3), (2, 3)).pad_image(image)))
     assert planes.shape == (3, 2, 3)
-    assert planes.dtype == np.float32
+    assert planes.dtype == torch.float32
     np.testing.assert_allclose(planes[2], (7 - MEAN[2]) / STD[2], rtol=1e-6)
     np.testing.assert_allclose(planes[0], (100 - MEAN[0]) / STD[0], rtol=1e-6)
 
@@ -189,21 +188,20 @@ def test_every_step_of_the_distortion_is_drawn_half_of_the_time() -> None:
 
 def test_family_m_pads_right_and_bottom_family_s_around() -> None:
     label = np.zeros((2, 3), np.uint8)
-    assert np.argwhere(pad_label(label, (4, 6)) == 0).max(0).tolist() == [1, 2]
-    centered = np.argwhere(pad_label(label, (5, 6), "S") == 0)
+    assert np.argwhere(padding(label.shape, (4, 6)).pad(label) == 0).max(0).tolist() == [1, 2]
+    centered = np.argwhere(padding(label.shape, (5, 6), "S").pad(label) == 0)
     assert centered.min(0).tolist() == [1, 1]
-    image = np.full((2, 3, 3), 255, np.uint8)
-    assert np.count_nonzero(pad_image(image, (5, 6), "S")[0]) == 6
 
 
 def test_family_s_cuts_an_uncropped_sample_in_the_middle() -> None:
     label = np.arange(35, dtype=np.uint8).reshape(5, 7)
-    np.testing.assert_array_equal(pad_label(label, (2, 2), "S"), label[2:4, 3:5])  # offsets (2 - 5) // 2, (2 - 7) // 2
+    cut = padding(label.shape, (2, 2), "S").pad(label)
+    np.testing.assert_array_equal(cut, label[2:4, 3:5])  # offsets (2 - 5) // 2, (2 - 7) // 2
 
 
 def test_family_s_exchanges_the_target_for_portrait_images() -> None:
-    assert pad_label(np.zeros((9, 5), np.uint8), (6, 10), "S").shape == (10, 6)
-    assert pad_label(np.zeros((5, 9), np.uint8), (6, 10), "S").shape == (6, 10)
+    assert padding((9, 5), (6, 10), "S").size == (10, 6)
+    assert padding((5, 9), (6, 10), "S").size == (6, 10)
 
 
 @pytest.mark.parametrize("family", ["M", "S"])
@@ -212,29 +210,26 @@ def test_a_sample_has_the_crop_size_whatever_the_image(family: str, region_first
     augment = Augment(family=family, scale=(80, 40), crop=(32, 32), region_first=region_first)  # pyright: ignore[reportArgumentType]
     transform = TrainTransform(augment)
     for seed, size in enumerate([(20, 30), (37, 29), (64, 200), (5, 90), (1, 1)]):
-        image, label, maps = transform(picture(*size), patches(*size), np.random.default_rng(seed))
-        assert image.shape == (3, 32, 32)
-        assert image.dtype == torch.float32
-        assert label.shape == (32, 32)
-        assert label.dtype == torch.int64
-        assert maps == {}
+        sample = transform(picture(*size), patches(*size), np.random.default_rng(seed))
+        assert sample.pixels.shape == (3, 32, 32)
+        assert sample.label.shape == (32, 32)
+        assert sample.pixels.dtype == sample.label.dtype == np.uint8
+        assert sample.maps == {}
 
 
 def test_the_same_generator_gives_the_same_sample() -> None:
     transform = TrainTransform(Augment(scale=(80, 40), crop=(32, 32), rotation=0.6))
     first, second = (transform(picture(50, 70), patches(50, 70), np.random.default_rng(5)) for _ in range(2))
-    assert torch.equal(first[0], second[0])
-    assert torch.equal(first[1], second[1])
+    np.testing.assert_array_equal(first.pixels, second.pixels)
+    np.testing.assert_array_equal(first.label, second.label)
 
 
 def test_flip_pairs_change_labels_but_not_maps() -> None:
     augment = Augment(scale=(16, 16), ratio=(1, 1), crop=(16, 16), flip=1.0, flip_pairs=((1, 2),), photometric=False)
     label = np.ones((16, 16), np.uint8)
-    _, target, maps = TrainTransform(augment)(
-        picture(16, 16), label, np.random.default_rng(0), WholeMaps({"angle": label})
-    )
-    assert target.unique().tolist() == [2]
-    assert maps["angle"].unique().tolist() == [1]
+    sample = TrainTransform(augment)(picture(16, 16), label, np.random.default_rng(0), WholeMaps({"angle": label}))
+    assert np.unique(sample.label).tolist() == [2]
+    assert np.unique(sample.maps["angle"]).tolist() == [1]
 
 
 def test_flip_of_probability_one_mirrors_and_of_zero_does_not() -> None:
@@ -245,9 +240,9 @@ def test_flip_of_probability_one_mirrors_and_of_zero_does_not() -> None:
         )
         for flip in (0.0, 1.0)
     ]
-    np.testing.assert_array_equal(samples[0][0].numpy(), normalize(image))
-    assert torch.equal(samples[0][0].flip(-1), samples[1][0])
-    assert torch.equal(samples[0][1].flip(-1), samples[1][1])
+    np.testing.assert_array_equal(samples[0].pixels, image[..., ::-1].transpose(2, 0, 1))
+    np.testing.assert_array_equal(samples[0].pixels[..., ::-1], samples[1].pixels)
+    np.testing.assert_array_equal(samples[0].label[..., ::-1], samples[1].label)
 
 
 @given(

@@ -13,8 +13,9 @@ from torch import Tensor
 from memorynet.memory import update_memory
 from memorynet.recipes import PAPER, RECIPES
 from segcore import distributed
+from segcore.images.region import Box
 from segcore.recipe import Recipe
-from segcore.segmentor import Target
+from segcore.training.batches import Batch
 from segcore.training.trainer import Trainer
 from tests.memorynet.networks import SMALL, batch_of
 from tests.memorynet.two_processes import run_two
@@ -36,9 +37,11 @@ def recipe_of(rule: Literal["ranks", "joint"]) -> Recipe:
     )
 
 
-def part_of(rank: int, step: int) -> tuple[Tensor, Target]:
+def part_of(rank: int, step: int) -> Batch:
     """Return a process's images of one step; class 0 is the first process's alone, class 3 the second's."""
-    return batch_of(*SIZE, classes=(0, 1, 2) if rank == 0 else (1, 2, 3), seed=10 * step + rank)
+    image, target = batch_of(*SIZE, classes=(0, 1, 2) if rank == 0 else (1, 2, 3), seed=10 * step + rank)
+    pixels = (image * 58 + 114).clamp(0, 255).byte()
+    return Batch(pixels, target.label.byte(), {}, [Box(0, 0, *SIZE)] * len(pixels))
 
 
 def run_steps(rule: Literal["ranks", "joint"], place: distributed.World) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def test_processes_hold_the_same_memory_and_weights_after_every_step(results: li
 def test_the_published_rule_averages_the_own_updates_of_a_step(results: list[Any]) -> None:
     empty = torch.zeros_like(results[0]["ranks"]["first"])
     own = [
-        update_memory(empty, result["ranks"]["features"], part_of(rank, 0)[1].label, 0.09)
+        update_memory(empty, result["ranks"]["features"], part_of(rank, 0).label.long(), 0.09)
         for rank, result in enumerate(results)
     ]
     torch.testing.assert_close(results[0]["ranks"]["first"], (own[0] + own[1]) / 2)
@@ -101,7 +104,7 @@ def test_the_published_rule_averages_the_own_updates_of_a_step(results: list[Any
 
 def test_the_joint_rule_is_the_update_of_one_process_with_all_images(results: list[Any]) -> None:
     features = torch.cat([result["joint"]["features"] for result in results])
-    label = torch.cat([part_of(rank, 0)[1].label for rank in range(2)])
+    label = torch.cat([part_of(rank, 0).label.long() for rank in range(2)])
     empty = torch.zeros_like(results[0]["joint"]["first"])
     torch.testing.assert_close(results[0]["joint"]["first"], update_memory(empty, features, label, 0.09))
 

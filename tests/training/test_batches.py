@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from segcore.data.toy.dataset import ToyScenes
 from segcore.errors import InputError
+from segcore.images.region import Box
 from segcore.images.target_maps import LabeledSample, TargetMaps, WholeMaps
-from segcore.images.transforms import TrainTransform
+from segcore.images.transforms import MEAN, STD, Family, TrainSample, TrainTransform, padding
 from segcore.recipe import Augment
-from segcore.training.batches import BatchPlan, SampleKey, StepSampler, TrainSet, target_of_labels, train_loader
+from segcore.training.batches import Batch, BatchPlan, SampleKey, StepSampler, TrainSet, target_of_labels, train_loader
 
 TIGHT = Augment(crop=(32, 32), scale=(64, 48))
 
@@ -80,10 +81,11 @@ def test_workers_do_not_change_a_batch() -> None:
         sampler = StepSampler(BatchPlan(6, 4, 0), 0, 3, 0, 1, 2)
         batches.append(list(train_loader(TrainSet(data, TrainTransform(TIGHT), 0), sampler, workers)))
     assert len(batches[0]) == len(batches[1]) == 6
-    for (image, target), (other_image, other_target) in zip(*batches, strict=True):
-        assert image.shape == (2, 3, 32, 32)
-        assert torch.equal(image, other_image)
-        assert torch.equal(target.label, other_target.label)
+    for batch, other in zip(*batches, strict=True):
+        assert batch.pixels.shape == (2, 3, 32, 32)
+        assert torch.equal(batch.pixels, other.pixels)
+        assert torch.equal(batch.label, other.label)
+        assert batch.boxes == other.boxes
 
 
 def label_as_distance(sample: LabeledSample) -> TargetMaps:
@@ -97,15 +99,16 @@ def test_maps_of_a_paper_follow_the_label_into_the_target() -> None:
     for workers in (0, 2):
         batches = list(train_loader(dataset, StepSampler(BatchPlan(4, 2, 0), 0, 3, 0, 1, 1), workers))
         assert len(batches) == 3
-        for _, target in batches:
+        for batch in batches:
+            _, target = batch.to("cpu")
             assert target.boundary_distance is not None
             assert target.boundary_angle is not None
             assert torch.equal(target.boundary_distance, target.label.float())
             is_inside = target.label != 255
             assert torch.equal(target.boundary_angle[is_inside], -target.label[is_inside].float())
             assert torch.all(target.boundary_angle[~is_inside].abs() == 255)
-            moved = target.to(torch.device("meta"))
-            assert all(part is not None and part.is_meta for part in moved)
+            image, target = batch.to("meta")
+            assert all(part is not None and part.is_meta for part in (image, *target))
 
 
 def test_without_maps_the_image_and_label_are_the_same_and_nothing_else_is_there() -> None:
@@ -114,9 +117,55 @@ def test_without_maps_the_image_and_label_are_the_same_and_nothing_else_is_there
     one, other = with_maps[SampleKey(1, 5, 0)], without[SampleKey(1, 5, 0)]
     assert not isinstance(one, InputError)
     assert not isinstance(other, InputError)
-    assert torch.equal(one[0], other[0])
-    assert torch.equal(one[1].label, other[1].label)
-    assert other[1][1:] == (None, None)
+    np.testing.assert_array_equal(one.pixels, other.pixels)
+    np.testing.assert_array_equal(one.label, other.label)
+    assert other.maps == {}
+    assert Batch.of([other]).to("cpu")[1][1:] == (None, None)
+
+
+def placed(plane: np.ndarray, size: tuple[int, int], family: str, fill: float) -> np.ndarray:
+    """Pad or cut a plane, row by row and pixel by pixel (docs/protocol 2.7)."""
+    starts = [(want - have) // 2 if family == "S" else 0 for want, have in zip(size, plane.shape, strict=True)]
+    result = np.full(size, fill, plane.dtype)
+    for y, x in np.ndindex(*plane.shape):
+        place = (y + starts[0], x + starts[1])
+        if all(0 <= at < side for at, side in zip(place, size, strict=True)):
+            result[place] = plane[y, x]
+    return result
+
+
+@given(
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    crop=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    family=st.sampled_from(["M", "S"]),
+    seed=st.integers(0, 99),
+)
+@example(size=(3, 5), crop=(7, 8), family="S", seed=0)
+@example(size=(9, 4), crop=(4, 9), family="S", seed=0)  # sides exchanged
+@example(size=(9, 7), crop=(4, 5), family="S", seed=0)  # cut
+def test_the_device_makes_of_bytes_what_the_protocol_says_to_the_bit(
+    size: tuple[int, int], crop: tuple[int, int], family: Family, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    image, label = rng.integers(0, 256, (*size, 3), np.uint8), rng.choice(np.array([0, 7, 254, 255], np.uint8), size)
+    maps = {name: rng.random(size, np.float32) for name in ("boundary_distance", "boundary_angle")}
+    around = padding(size, crop, family)
+    moved = {name: around.pad(plane) for name, plane in maps.items()}
+    sample = TrainSample(around.pad_image(image), around.pad(label), moved, around.box)
+    full = sample._replace(pixels=np.zeros_like(sample.pixels), box=Box(0, 0, *around.size))  # no padding beside some
+    images, target = Batch.of([full, sample]).to("cpu")
+
+    assert around.size in (crop, crop[::-1])
+    channels = image[..., ::-1].transpose(2, 0, 1).astype(np.float32)
+    for ours, channel, mean, std in zip(images[1].numpy(), channels, MEAN, STD, strict=True):
+        values = (channel - np.float32(mean)) * np.float32(1 / std)
+        expected = placed(values, around.size, family, 0.0)
+        np.testing.assert_array_equal(ours.view(np.int32), expected.view(np.int32))
+    assert torch.all(images[0] < 0)
+    assert target.label.dtype == torch.int64
+    np.testing.assert_array_equal(target.label[1], placed(label, around.size, family, 255))
+    for name, plane in maps.items():
+        np.testing.assert_array_equal(getattr(target, name)[1], placed(plane, around.size, family, 255))
 
 
 def test_a_map_that_cannot_be_read_is_the_loaders_error() -> None:

@@ -18,9 +18,11 @@ from segcore.commands.test import TestOptions
 from segcore.commands.test import test as run_test
 from segcore.data.toy.dataset import ToyScenes
 from segcore.errors import InputError
+from segcore.images.region import Box
 from segcore.recipe import Recipe
 from segcore.recipe.file import read_recipe
 from segcore.segmentor import Losses, StepInfo, Target
+from segcore.training.batches import Batch
 from segcore.training.log import RunLogger
 from segcore.training.loop import train
 from segcore.training.trainer import Trainer, TrainStep, total_iterations
@@ -41,10 +43,11 @@ def recipe(folder: Path, *, run: dict[str, Any] | None = None, **optim: Any) -> 
     )
 
 
-def batch(size: int = 4) -> tuple[Tensor, Target]:
-    generator = torch.Generator().manual_seed(3)
-    image = torch.randn(size, 3, 32, 32, generator=generator)
-    return image, Target(torch.randint(0, 8, (size, 32, 32), generator=generator))
+def batch(size: int = 4, side: int = 32) -> Batch:
+    rng = np.random.default_rng(3)
+    pixels = torch.from_numpy(rng.integers(0, 256, (size, 3, side, side), np.uint8))
+    label = torch.from_numpy(rng.integers(0, 8, (size, side, side), np.uint8))
+    return Batch(pixels, label, {}, [Box(0, 0, side, side)] * size)
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def world() -> distributed.World:
     return distributed.World(0, 1, 0, torch.device("cpu"))
 
 
-def gradient_step(trainer: Trainer, parts: list[tuple[Tensor, Target]]) -> dict[str, Tensor]:
+def gradient_step(trainer: Trainer, parts: list[Batch]) -> dict[str, Tensor]:
     """Run one step with norms in evaluation mode (their statistics depend on the parts); return the weights."""
     trainer.model.eval()
     trainer.step(parts)
@@ -60,9 +63,9 @@ def gradient_step(trainer: Trainer, parts: list[tuple[Tensor, Target]]) -> dict[
 
 
 def test_accumulated_parts_step_like_the_whole_batch(tmp_path: Path, world: distributed.World) -> None:
-    image, target = batch()
-    halves = [(image[i : i + 2], Target(target.label[i : i + 2])) for i in (0, 2)]
-    whole = gradient_step(Trainer(PAPER, "toy", recipe(tmp_path, kind="sgd"), world), [(image, target)])
+    pixels, label, maps, boxes = batch()
+    halves = [Batch(pixels[i : i + 2], label[i : i + 2], maps, boxes[i : i + 2]) for i in (0, 2)]
+    whole = gradient_step(Trainer(PAPER, "toy", recipe(tmp_path, kind="sgd"), world), [batch()])
     parts = gradient_step(Trainer(PAPER, "toy", recipe(tmp_path, kind="sgd", accumulate=2), world), halves)
     start = Trainer(PAPER, "toy", recipe(tmp_path), world).model.state_dict()
     assert not torch.equal(start["classifier.weight"], whole["classifier.weight"])
@@ -102,7 +105,7 @@ class _OddNames(TinySegmentor):
 
 def test_terms_are_summed_whatever_their_names_and_logged_values_are_not() -> None:
     model = _OddNames(4, 8)
-    image, target = batch()
+    image, target = batch().to("cpu")
     expected = model.eval().losses(image, target, StepInfo(0, 1, 0.1))
     step = TrainStep(model)(image, target, StepInfo(0, 1, 0.1))
     assert step.keys() == {"margin", "decode.ce", "share_without_loss", "loss"}
@@ -112,13 +115,13 @@ def test_terms_are_summed_whatever_their_names_and_logged_values_are_not() -> No
 def test_one_value_for_a_batch_norm_is_one_sentence(tmp_path: Path, world: distributed.World) -> None:
     trainer = Trainer(PAPER, "toy", recipe(tmp_path), world)
     with pytest.raises(InputError, match=r"one value per channel.*raise --data\.batch or --augment\.crop"):
-        trainer.step([(torch.zeros(1, 3, 1, 1), Target(torch.zeros(1, 1, 1, dtype=torch.int64)))])
+        trainer.step([batch(1, side=1)])
 
 
 def test_other_errors_of_a_step_stay_as_they_are(tmp_path: Path, world: distributed.World) -> None:
     trainer = Trainer(PAPER, "toy", recipe(tmp_path), world)
     with pytest.raises(ValueError, match="batch_size") as raised:
-        trainer.step([(batch()[0], Target(batch(2)[1].label))])
+        trainer.step([batch()._replace(label=batch(2).label)])
     assert not isinstance(raised.value, InputError)
 
 

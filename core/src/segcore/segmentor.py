@@ -30,14 +30,6 @@ class Target(NamedTuple):
     boundary_distance: Tensor | None = None
     boundary_angle: Tensor | None = None
 
-    def to(self, device: torch.device) -> Target:
-        """Return the target on a device; copies from pinned memory do not wait."""
-        distance, angle = (
-            None if part is None else part.to(device, non_blocking=True)
-            for part in (self.boundary_distance, self.boundary_angle)
-        )
-        return Target(self.label.to(device, non_blocking=True), distance, angle)
-
 
 class StepInfo(NamedTuple):
     """Where training stands.

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,26 +82,47 @@ def test_the_interpreter_passes_the_tests_above() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(IS_INTERPRETED, reason="the interpreter compiles nothing")
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-def test_the_kernels_compile_for_a_gpu_that_is_not_here(dtype: str) -> None:
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(("width", "levels", "points"), [(32, 3, 4), (64, 1, 4), (32, 3, 16), (24, 4, 8)])
+def test_the_kernels_compile_for_gpus_that_are_not_here(
+    width: int, levels: int, points: int, capability: int, dtype: str
+) -> None:
     backends = importlib.import_module("triton.backends.compiler")
     kernels = importlib.import_module("segcore.layers.deform_attn.triton")
-    for kernel in (kernels._forward_kernel, kernels._backward_kernel):
+    for kernel, tile in ((kernels._forward_kernel, kernels._FORWARD), (kernels._backward_kernel, kernels._BACKWARD)):
         signature = {}
         for name in kernel.arg_names:
             if name in ("value", "output", "grad"):
                 signature[name] = f"*{dtype}"
             elif name in ("locations", "weights") or name.startswith("grad_"):
                 signature[name] = "*fp32"
-            elif name in ("counts", "heights", "widths"):
-                signature[name] = ("i32", "i32", "i32")
+            elif name in ("heights", "widths"):
+                signature[name] = ("fp32",) * levels
             else:
                 signature[name] = "constexpr" if name.isupper() else "i32"
-        constants = {"NUM_HEADS": 6, "HEAD_WIDTH": 24, "NUM_LEVELS": 3, "NUM_POINTS": 4}
-        constants |= {"BLOCK_ROWS": 32, "BLOCK_WIDTH": 32}
+        constants = {"NUM_HEADS": 6, "HEAD_WIDTH": width, "NUM_LEVELS": levels, "NUM_POINTS": points}
+        constants |= kernels.blocks(tile, width, points)
         places = {(kernel.arg_names.index(name),): number for name, number in constants.items()}
-        source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=places)
-        compiled = triton.compile(source, target=backends.GPUTarget("cuda", 90, 32), options={"num_warps": 4})
-        assert len(compiled.asm["cubin"]) > 1000
+        aligned = {
+            (i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if signature[name][0] == "*"
+        }
+        source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
+        target = backends.GPUTarget("cuda", capability, 32)
+        compiled = triton.compile(source, target=target, options={"num_warps": tile.warps})
+        assert spilled_bytes(compiled.asm["cubin"]) == 0
+
+
+def spilled_bytes(cubin: bytes) -> int:
+    """Return the bytes of memory that each thread of a compiled kernel needs because its registers do not suffice."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        command = [str(tool), "--dump-resource-usage", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    numbers = re.findall(r"(?:STACK|LOCAL):(\d+)", done.stdout)
+    assert numbers, done.stdout
+    return sum(int(number) for number in numbers)
 
 
 @pytest.mark.gpu

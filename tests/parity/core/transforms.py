@@ -8,18 +8,19 @@ from typing import Any, cast
 
 import cv2
 import numpy as np
+import torch
 
 from segcore.data import labels
 from segcore.images.photometric import Distortion, distort
 from segcore.images.region import Box
 from segcore.images.transforms import (
     Family,
+    Padding,
     choose_box,
     flip_label,
     multiple_size,
     normalize,
-    pad_image,
-    pad_label,
+    padding,
     resize_bounds,
     resize_image,
     resize_label,
@@ -136,6 +137,10 @@ def _crops(data: Mapping[str, Any]) -> Iterator[Comparison]:
             yield Comparison(f"{name} shape", (box or whole).cut(label).shape, target["shape"], **allowed)
 
 
+def _padded_input(image: np.ndarray, around: Padding) -> torch.Tensor:
+    return normalize(torch.from_numpy(around.pad_image(image)).unsqueeze(0), [around.box])[0]
+
+
 def _flip_pad_normalize(data: Mapping[str, Any]) -> Iterator[Comparison]:
     """What is done is in the names of `expected`: pad_m_16x20, pad_m_divisor_8, pad_s_portrait_into_12x20, ..."""
     families(data, "M", "S")
@@ -143,17 +148,18 @@ def _flip_pad_normalize(data: Mapping[str, Any]) -> Iterator[Comparison]:
     image, label = array(inputs["pixels"]), array(inputs["labels"]).astype(np.uint8)
     for name in expected:
         want = expected[name]
-        padding = re.fullmatch(r"pad_([ms])_(?:(portrait_into)_)?(?:(\d+)x(\d+)|divisor_(\d+))", name)
+        padded = re.fullmatch(r"pad_([ms])_(?:(portrait_into)_)?(?:(\d+)x(\d+)|divisor_(\d+))", name)
         if name == "normalized":
-            yield Comparison(name, normalize(image), want, **allowed)
-        elif padding:
-            family = cast(Family, padding[1].upper())
-            turned = padding[2] is not None
+            yield Comparison(name, _padded_input(image, padding(label.shape, label.shape)), want, **allowed)
+        elif padded:
+            family = cast(Family, padded[1].upper())
+            turned = padded[2] is not None
             source = np.ascontiguousarray(image.transpose(1, 0, 2)) if turned else image
             seen = np.ascontiguousarray(label.T) if turned else label
-            is_size = padding[5] is None
-            size = (int(padding[3]), int(padding[4])) if is_size else multiple_size(seen.shape, int(padding[5]))
-            made: dict[str, Any] = {"image": pad_image(source, size, family), "labels": pad_label(seen, size, family)}
+            is_size = padded[5] is None
+            size = (int(padded[3]), int(padded[4])) if is_size else multiple_size(seen.shape, int(padded[5]))
+            around = padding(seen.shape, size, family)
+            made: dict[str, Any] = {"image": _padded_input(source, around), "labels": around.pad(seen)}
             made["shape"] = made["labels"].shape
             for key in want:
                 yield Comparison(f"{name} {key}", made[key], want[key], **(allowed if key == "image" else EXACT))

@@ -17,7 +17,7 @@ from scipy.io import whosmat
 
 from segcore.data.labels import reduce_zero_label
 from segcore.images.target_maps import TargetMaps, WholeMaps
-from segcore.images.transforms import TrainTransform, pad_label
+from segcore.images.transforms import TrainTransform, padding
 from segcore.recipe import Augment
 from tests.parity.case_files import find_files
 from unept.boundary.files import read_offsets
@@ -119,6 +119,7 @@ def test_maps_follow_the_label_through_resize_crop_flip_and_pad(
         scale=(long, short), crop=(height, width), cat_max_ratio=1.0, photometric=False, region_first=region_first
     )
     image = np.zeros((*label.shape, 3), np.uint8)
-    _, seg, planes = TrainTransform(augment)(image, label, Scripted((top, left), bool(is_flipped)), maps)
-    for ours, name in ((seg, "seg"), (planes[DISTANCE], "distance"), (planes[ANGLE], "angle")):
-        np.testing.assert_array_equal(pad_label(ours.numpy(), (padded, padded))[None], case[name], err_msg=name)
+    sample = TrainTransform(augment)(image, label, Scripted((top, left), bool(is_flipped)), maps)
+    around = padding(sample.label.shape, (padded, padded))
+    for ours, name in ((sample.label, "seg"), (sample.maps[DISTANCE], "distance"), (sample.maps[ANGLE], "angle")):
+        np.testing.assert_array_equal(around.pad(ours)[None], case[name], err_msg=name)

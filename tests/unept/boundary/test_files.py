@@ -54,7 +54,8 @@ def targets(dataset: FileDataset, workers: int = 0) -> list[Target]:
     """Return three batches of training targets."""
     transform = TrainTransform(Augment(scale=(100, 70), crop=(48, 48)))
     train_set = TrainSet(dataset, transform, 0, BoundarySource())
-    return [target for _, target in train_loader(train_set, StepSampler(BatchPlan(3, 2, 0), 0, 3, 0, 1, 1), workers)]
+    batches = train_loader(train_set, StepSampler(BatchPlan(3, 2, 0), 0, 3, 0, 1, 1), workers)
+    return [batch.to("cpu")[1] for batch in batches]
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.evaluation.logit_map import LogitMap, row_table
-from segcore.images.transforms import MEAN, STD, multiple_size, resize_bounds, resize_image, resized_size
-from segcore.layers.kept_by_size import kept_by_size
+from segcore.images.transforms import multiple_size, normalize, resize_bounds, resize_image, resized_size
 from segcore.recipe import Evaluate
 
 BAND_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
@@ -72,23 +71,14 @@ def network_input(view: View, protocol: Evaluate, device: torch.device) -> tuple
         (B, 3, H, W) float32; B is 2 with `protocol.flip` (as it is, mirrored), else 1. Padding is 0 = mean color, added
         at right and bottom after mirroring.
     """
-    pixels = view.pixels.to(device, non_blocking=True).permute(2, 0, 1).flip(0).float()  # (3, h, w) RGB
-    mean, inverse_std = _normalization(device)
-    image = ((pixels - mean) * inverse_std).unsqueeze(0)
-    image = interpolated(image, view.factor)
+    pixels = view.pixels.to(device, non_blocking=True).permute(2, 0, 1).flip(0)  # (3, h, w) RGB
+    image = interpolated(normalize(pixels).unsqueeze(0), view.factor)
     if protocol.flip:
         image = torch.cat([image, image.flip(-1)])
     height, width = image.shape[-2:]
     if protocol.pad_divisor:
         image = _pad(image, multiple_size((height, width), protocol.pad_divisor))
     return image, (height, width)
-
-
-@kept_by_size
-def _normalization(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return mean and 1 / deviation, (3, 1, 1) each; made once, since a GPU is waited for while they are copied."""
-    mean = torch.tensor(MEAN, dtype=torch.float32, device=device).reshape(3, 1, 1)
-    return mean, (1 / torch.tensor(STD, dtype=torch.float64)).float().to(device).reshape(3, 1, 1)
 
 
 def interpolated(image: Tensor, factor: float) -> Tensor:

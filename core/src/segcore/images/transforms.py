@@ -5,11 +5,10 @@ Images are (H, W, 3) uint8 BGR, labels (H, W) uint8 with 255 = ignore. Sizes are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from segcore.data.labels import IGNORE
@@ -71,20 +70,24 @@ def resize_label(label: np.ndarray, size: Size) -> np.ndarray:
     return cv2.resize(label, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
 
 
-def normalize(image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Return the network's input: RGB, minus mean, times 1 / std.
+def normalize(pixels: Tensor, boxes: Sequence[Box] = ()) -> Tensor:
+    """Return the network's input: minus mean, times 1 / std; 0, the mean color, where there is padding.
+
+    It is for the device to do: bytes travel cheaper.
 
     Args:
-        out: where to write it.
+        boxes: what of each image is not padding; none where there is no padding.
 
     Shapes:
-        image (H, W, 3) uint8 BGR -> (3, H, W) float32
+        pixels (..., 3, H, W) uint8 RGB -> the same float32
     """
-    planes = np.empty((3, *image.shape[:2]), np.float32) if out is None else out
-    for channel, plane in enumerate(reversed(cv2.split(image))):
-        np.subtract(plane, np.float32(MEAN[channel]), out=planes[channel], dtype=np.float32)
-        planes[channel] *= np.float32(1 / STD[channel])
-    return planes
+    images = pixels.float()
+    for channel, mean, std in zip(images.unbind(-3), MEAN, STD, strict=True):
+        channel.sub_(mean).mul_(1 / std)
+    for image, (top, left, height, width) in zip(images, boxes, strict=False):
+        for outside in (image[:, :top], image[:, top + height :], image[..., :left], image[..., left + width :]):
+            outside.zero_()
+    return images
 
 
 def flip_label(label: np.ndarray, pairs: tuple[tuple[int, int], ...]) -> np.ndarray:
@@ -151,60 +154,69 @@ def choose_box(
     return box
 
 
-def pad_offset(size: Size, padded: Size, family: Family) -> tuple[Size, Size]:
-    """Return the padded size, and where in it the image begins (negative where it is cut instead).
+class Padding(NamedTuple):
+    """How planes of one size are padded.
 
-    M pads at right and bottom. S centers, and exchanges the sides of `padded` if only it or the image is portrait.
+    Attributes:
+        size: that they get.
+        box: what of the result is not padding.
+        kept: what of a plane is there; the rest is cut.
     """
-    if family == "M":
-        return padded, (0, 0)
-    is_portrait, wants_portrait = size[0] > size[1], padded[0] > padded[1]
-    wants_landscape = padded[0] < padded[1]
-    if (is_portrait and wants_landscape) or (size[0] < size[1] and wants_portrait):
-        padded = (padded[1], padded[0])
-    return padded, ((padded[0] - size[0]) // 2, (padded[1] - size[1]) // 2)
+
+    size: Size
+    box: Box
+    kept: Box
+
+    def pad(self, plane: np.ndarray) -> np.ndarray:
+        """Pad a plane (H, W) with 255; keeps its dtype."""
+        if plane.shape == self.size:
+            return plane
+        padded = np.full(self.size, IGNORE, plane.dtype)
+        self.box.cut(padded)[:] = self.kept.cut(plane)
+        return padded
+
+    def pad_image(self, image: np.ndarray) -> np.ndarray:
+        """Pad every channel.
+
+        Shapes:
+            image (H, W, 3) uint8 BGR -> (3, h, w) uint8 RGB
+        """
+        return np.stack([self.pad(channel) for channel in reversed(cv2.split(image))])
 
 
-def _overlap(length: int, padded: int, start: int) -> tuple[slice, slice]:
-    """Return the part of a padded axis, and of the source, where a source of `length` placed at `start` lies inside."""
-    low, high = max(start, 0), min(start + length, padded)
-    return slice(low, high), slice(low - start, high - start)
+def padding(size: Size, padded: Size, family: Family = "M") -> Padding:
+    """Return how planes of a size are padded to another one, and cut where they are larger (docs/protocol 2.7).
+
+    M pads at right and bottom. S centers, and exchanges the sides of `padded` if only it or the plane is portrait.
+    """
+    top = left = 0
+    if family == "S":
+        if (size[0] - size[1]) * (padded[0] - padded[1]) < 0:
+            padded = (padded[1], padded[0])
+        top, left = (padded[0] - size[0]) // 2, (padded[1] - size[1]) // 2
+    height, width = min(size[0], padded[0]), min(size[1], padded[1])
+    box, kept = (Box(max(sign * top, 0), max(sign * left, 0), height, width) for sign in (1, -1))
+    return Padding(padded, box, kept)
 
 
-def pad_image(image: np.ndarray, size: Size, family: Family = "M") -> np.ndarray:
-    """Normalize and pad with 0, the mean color.
+class TrainSample(NamedTuple):
+    """One training sample as bytes; `normalize` makes what the network takes.
+
+    Attributes:
+        box: what of it is not padding.
 
     Shapes:
-        image (H, W, 3) uint8 BGR -> (3, h, w) float32, see `pad_offset`
+        pixels (3, h, w) uint8 RGB, label (h, w) uint8, maps (h, w) each; 255 in the padding of all
     """
-    size, (top, left) = pad_offset((image.shape[0], image.shape[1]), size, family)
-    if image.shape[:2] == size:
-        return normalize(image)
-    rows, source_rows = _overlap(image.shape[0], size[0], top)
-    columns, source_columns = _overlap(image.shape[1], size[1], left)
-    padded = np.zeros((3, *size), np.float32)
-    normalize(image[source_rows, source_columns], padded[:, rows, columns])
-    return padded
 
-
-def pad_label(label: np.ndarray, size: Size, family: Family = "M") -> np.ndarray:
-    """Pad a label map (H, W), or any map that follows it, with 255; keeps its dtype."""
-    size, (top, left) = pad_offset((label.shape[0], label.shape[1]), size, family)
-    if label.shape == size:
-        return label
-    rows, source_rows = _overlap(label.shape[0], size[0], top)
-    columns, source_columns = _overlap(label.shape[1], size[1], left)
-    padded = np.full(size, IGNORE, label.dtype)
-    padded[rows, columns] = label[source_rows, source_columns]
-    return padded
-
-
-def _to_tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))  # pyright: ignore[reportUnknownMemberType]
+    pixels: np.ndarray
+    label: np.ndarray
+    maps: dict[str, np.ndarray]
+    box: Box
 
 
 class TrainTransform:
-    """Resize, crop, flip, rotate, distort, normalize and pad one training sample, in the published order.
+    """Resize, crop, flip, rotate, distort and pad one training sample, in the published order.
 
     With `augment.region_first` the crop is chosen before anything is resized, and only what it keeps is resized. The
     random numbers are the same either way, and so is the result within one gray level.
@@ -219,16 +231,15 @@ class TrainTransform:
         label: np.ndarray,
         rng: np.random.Generator,
         maps: TargetMaps | None = None,
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Transform one sample.
+    ) -> TrainSample:
+        """Transform one sample; (h, w) of what comes is the crop.
 
         Args:
             rng: source of every draw.
             maps: further maps of the label's size, moved and padded as the label.
 
         Shapes:
-            image (H, W, 3) uint8 BGR, label (H, W) uint8 -> (3, h, w) float32, (h, w) int64, maps (h, w) each,
-            with (h, w) the crop
+            image (H, W, 3) uint8 BGR, label (H, W) uint8
         """
         settings = self.augment
         maps = maps or WholeMaps({})
@@ -245,9 +256,9 @@ class TrainTransform:
             planes |= {name: maps.rotated(name, plane, angle) for name, plane in planes.items() if name}
         if settings.photometric:
             image = distort(image, draw_distortion(rng), family=settings.family)
-        padded = {name: pad_label(plane, settings.crop, settings.family) for name, plane in planes.items()}
-        tensors = {name: _to_tensor(plane) for name, plane in padded.items()}
-        return _to_tensor(pad_image(image, settings.crop, settings.family)), tensors.pop("").long(), tensors
+        around = padding((image.shape[0], image.shape[1]), settings.crop, settings.family)
+        padded = {name: around.pad(plane) for name, plane in planes.items()}
+        return TrainSample(around.pad_image(image), padded.pop(""), padded, around.box)
 
     def _crop(
         self, image: np.ndarray, label: np.ndarray, maps: TargetMaps, rng: np.random.Generator

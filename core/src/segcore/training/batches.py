@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from segcore.data.workers import quiet_worker, raise_faults
 from segcore.errors import InputError
 from segcore.images.region import Box
 from segcore.images.target_maps import LabeledSample, MapSource
-from segcore.images.transforms import TrainTransform
+from segcore.images.transforms import TrainSample, TrainTransform, normalize
 from segcore.segmentor import Target
 
 
@@ -126,10 +126,40 @@ class StepSampler(Sampler[list[SampleKey]]):
             yield from (own[i : i + part] for i in range(0, share, part))
 
 
-Item = TypeVar("Item")
+class Batch(NamedTuple):
+    """Training samples as loader processes hand them over: bytes, of which the device makes what the network takes.
+
+    Attributes:
+        boxes: what of each image is not padding.
+
+    Shapes:
+        pixels (B, 3, h, w) uint8 RGB, label (B, h, w) uint8, maps (B, h, w) float32 each, by their names in `Target`
+    """
+
+    pixels: Tensor
+    label: Tensor
+    maps: dict[str, Tensor]
+    boxes: list[Box]
+
+    @classmethod
+    def of(cls, samples: Sequence[TrainSample]) -> Batch:
+        """Stack samples."""
+        maps = {name: _stacked([sample.maps[name] for sample in samples]) for name in samples[0].maps}
+        pixels, label = _stacked([sample.pixels for sample in samples]), _stacked([sample.label for sample in samples])
+        return cls(pixels, label, maps, [sample.box for sample in samples])
+
+    def to(self, device: torch.device | str) -> tuple[Tensor, Target]:
+        """Return image (B, 3, h, w) and target on a device; copies from pinned memory do not wait."""
+        pixels, label = (part.to(device, non_blocking=True) for part in (self.pixels, self.label))
+        maps = {name: part.to(device, non_blocking=True) for name, part in self.maps.items()}
+        return normalize(pixels, self.boxes), Target(label.long(), **maps)
 
 
-class TrainSet(Dataset[tuple[Tensor, Target] | InputError]):
+def _stacked(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays))  # pyright: ignore[reportUnknownMemberType]
+
+
+class TrainSet(Dataset[TrainSample | InputError]):
     """A data set with the training transform, each sample with its own random generator.
 
     A sample that cannot be used is given as its error, see `raise_faults`.
@@ -146,41 +176,29 @@ class TrainSet(Dataset[tuple[Tensor, Target] | InputError]):
         self.seed = seed
         self.maps = maps
 
-    def __getitem__(self, key: SampleKey) -> tuple[Tensor, Target] | InputError:
+    def __getitem__(self, key: SampleKey) -> TrainSample | InputError:
         try:
             return self._load(key)
         except InputError as error:
             return InputError(str(error))
 
-    def _load(self, key: SampleKey) -> tuple[Tensor, Target]:
+    def _load(self, key: SampleKey) -> TrainSample:
         sample = self.dataset.load(key.index)
         if sample.label is None:
             raise InputError(f"{sample.name}: this split has no labels to train on")
         rng = np.random.default_rng([self.seed, key.iteration, key.slot])
-        if self.maps is None:
-            image, label, _ = self.transform(sample.image, sample.label, rng)
-            return image, Target(label)
-        maps = self.maps(LabeledSample(sample.label, sample.name, *self.dataset.files(key.index)))
-        image, label, planes = self.transform(sample.image, sample.label, rng, maps)
-        return image, Target(label, **planes)
+        labeled = LabeledSample(sample.label, sample.name, *self.dataset.files(key.index))
+        return self.transform(sample.image, sample.label, rng, self.maps(labeled) if self.maps else None)
 
 
-def collate(samples: list[tuple[Tensor, Target] | InputError]) -> tuple[Tensor, Target] | InputError:
-    """Stack samples: images (B, 3, h, w), labels and maps (B, h, w); or give the first error among them."""
-    images: list[Tensor] = []
-    targets: list[Target] = []
+def collate(samples: list[TrainSample | InputError]) -> Batch | InputError:
+    """Stack samples, or give the first error among them."""
+    usable: list[TrainSample] = []
     for sample in samples:
         if isinstance(sample, InputError):
             return sample
-        images.append(sample[0])
-        targets.append(sample[1])
-    return torch.stack(images), stack_targets(targets)
-
-
-def stack_targets(targets: list[Target]) -> Target:
-    """Return the targets of single images, (h, w) each, as that of a batch."""
-    present = [name for name, part in targets[0]._asdict().items() if part is not None]
-    return Target(**{name: torch.stack([getattr(target, name) for target in targets]) for name in present})
+        usable.append(sample)
+    return Batch.of(usable)
 
 
 def target_of_labels(labels: Tensor, maps: MapSource | None) -> Target:
@@ -194,17 +212,16 @@ def target_of_labels(labels: Tensor, maps: MapSource | None) -> Target:
     """
     if maps is None:
         return Target(labels)
-    targets: list[Target] = []
-    for number, label in enumerate(labels):
-        planes = maps(LabeledSample(label.cpu().numpy().astype(np.uint8), str(number))).cut(Box(0, 0, *label.shape))
-        moved = {name: torch.from_numpy(np.ascontiguousarray(plane)) for name, plane in planes.items()}
-        targets.append(Target(label, **moved))
-    return stack_targets(targets).to(labels.device)
+    planes = [
+        maps(LabeledSample(label.cpu().numpy().astype(np.uint8), str(number))).cut(Box(0, 0, *label.shape))
+        for number, label in enumerate(labels)
+    ]
+    return Target(labels, **{name: _stacked([part[name] for part in planes]).to(labels.device) for name in planes[0]})
 
 
 def train_loader(
     dataset: TrainSet, sampler: StepSampler, workers: int, pin: bool = False
-) -> Generator[tuple[Tensor, Target], None, None]:
+) -> Generator[Batch, None, None]:
     """Yield the batches of a training run; it ends after the sampler's last batch, `close` ends it before.
 
     Raises:

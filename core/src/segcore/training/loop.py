@@ -26,7 +26,7 @@ from segcore.images.visualize import overlay
 from segcore.paper import Paper
 from segcore.recipe import Recipe
 from segcore.recipe.file import FILE_NAME, recipe_document
-from segcore.segmentor import Target
+from segcore.training.batches import Batch
 from segcore.training.log import create_logger
 from segcore.training.nonfinite import LossWatch
 from segcore.training.optim import learning_rate
@@ -105,7 +105,7 @@ class Loop:
                     self._save()
         return TrainResult(self.scores, trainer.iteration, self.work_dir)
 
-    def _step(self, batches: Iterator[tuple[Tensor, Target]]) -> None:
+    def _step(self, batches: Iterator[Batch]) -> None:
         trainer = self.trainer
         started = time.perf_counter()
         parts = [next(batches) for _ in range(trainer.recipe.optim.accumulate)]

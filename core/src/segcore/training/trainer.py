@@ -33,7 +33,7 @@ from segcore.recipe.file import recipe_from_plain
 from segcore.recipe.plain import from_plain, to_plain
 from segcore.segmentor import Segmentor, StepInfo, Target
 from segcore.training.balance import Balance
-from segcore.training.batches import BatchPlan, StepSampler, TrainSet, train_loader
+from segcore.training.batches import Batch, BatchPlan, StepSampler, TrainSet, train_loader
 from segcore.training.optim import (
     ExponentialAverage,
     build_optimizer,
@@ -152,7 +152,7 @@ class Trainer:
                 step = nn.parallel.DistributedDataParallel(step, device_ids=devices, broadcast_buffers=False)
         return torch.compile(step) if self.recipe.run.compile else step  # pyright: ignore[reportReturnType]
 
-    def batches(self) -> Generator[tuple[Tensor, Target], None, None]:
+    def batches(self) -> Generator[Batch, None, None]:
         """Return this process's parts of every batch from the current iteration on; to be closed."""
         recipe, world = self.recipe, self.world
         dataset = TrainSet(
@@ -165,23 +165,25 @@ class Trainer:
         world, accumulate = self.world, self.recipe.optim.accumulate
         return StepSampler(self.plan, start, self.total, world.rank, world.size, accumulate)
 
-    def step(self, parts: list[tuple[Tensor, Target]]) -> dict[str, Tensor]:
+    def step(self, parts: list[Batch]) -> dict[str, Tensor]:
         """Run one optimizer step over the parts of a batch; return the mean of each logged term, on the device."""
         with training_precision(self.world.device, self.recipe.run.tf32):
             return self._step(parts)
 
-    def _step(self, parts: list[tuple[Tensor, Target]]) -> dict[str, Tensor]:
+    def _step(self, parts: list[Batch]) -> dict[str, Tensor]:
         recipe, world = self.recipe, self.world
         torch.manual_seed(SEED_RULES[self.seed_rule](recipe.run.seed, world.rank, self.iteration))
         lr = learning_rate(recipe.schedule, self.total, recipe.optim.lr, 1.0, self.iteration)
         set_learning_rate(self.optimizer, recipe.schedule, self.total, recipe.optim.lr, self.iteration)
         info = StepInfo(self.iteration, self.total, lr, self.plan.epoch(self.iteration))
         means: dict[str, Tensor] = {}
-        for number, (image, target) in enumerate(parts, 1):
+        for number, part in enumerate(parts, 1):
+            image, target = part.to(world.device)
+            image = image.contiguous(memory_format=memory_format(recipe.run.channels_last))
             is_last = number == len(parts)
             with nullcontext() if is_last or world.size == 1 else self.step_module.no_sync():  # pyright: ignore
                 with mixed_precision(self.world.device, self.recipe.run.amp), _single_values_explained():
-                    terms = self.step_module(self._to_device(image), target.to(world.device), info)
+                    terms = self.step_module(image, target, info)
                 self.scaler.scale(terms["loss"] / len(parts)).backward()
             for name, value in terms.items():
                 means[name] = means.get(name, 0) + value.detach() / len(parts)
@@ -194,10 +196,6 @@ class Trainer:
         if self.average:
             self.average.update(self.model)
         return means
-
-    def _to_device(self, image: Tensor) -> Tensor:
-        image = image.to(self.world.device, non_blocking=True)
-        return image.contiguous(memory_format=memory_format(self.recipe.run.channels_last))
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs: plain containers and tensors only."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from segcore.errors import InputError
 from segcore.layers.deform_attn import cpu as deform_attn_cpu
@@ -68,7 +69,7 @@ def deform_attn(
             _announce(chosen, value)
         return deform_attn_reference(value, level_sizes, locations, weights)
     heights, widths = [height for height, _ in level_sizes], [width for _, width in level_sizes]
-    return torch.ops.segcore.deform_attn(value, locations, weights, heights, widths, chosen)
+    return _deform_attn(value, locations, weights, heights, widths, chosen)
 
 
 def choose_backend(device: str, dtype: torch.dtype, requested: Backend = "auto") -> Backend:
@@ -141,28 +142,38 @@ def _kernels(backend: str) -> ModuleType:
 
 
 _INPUTS = "Tensor value, Tensor locations, Tensor weights, SymInt[] heights, SymInt[] widths, str backend"
+# not `torch.library.custom_op`: what it does around a call takes longer than the kernels, and it imports dynamo
+_library = torch.library.Library("segcore", "FRAGMENT")
+_library.define(f"deform_attn({_INPUTS}) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+_library.define(
+    f"deform_attn_backward(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor)", tags=torch.Tag.pt2_compliant_tag
+)
+_deform_attn = torch.ops.segcore.deform_attn.default
+_deform_attn_backward = torch.ops.segcore.deform_attn_backward.default
 
 
-@torch.library.custom_op("segcore::deform_attn", mutates_args=(), schema=f"({_INPUTS}) -> Tensor")
-def _forward(
-    value: Tensor, locations: Tensor, weights: Tensor, heights: Sequence[int], widths: Sequence[int], backend: str
-) -> Tensor:
-    _announce(backend, value)
-    sizes = tuple(zip(heights, widths, strict=True))
-    if weights.numel() == 0:
-        return _empty_output(value, locations).zero_()
-    return _kernels(backend).forward(value, locations, weights, sizes)
-
-
-@_forward.register_fake
+@torch.library.register_fake("segcore::deform_attn", lib=_library)
 def _empty_output(value: Tensor, locations: Tensor, *unused: Any) -> Tensor:
     batch, _, heads, width = value.shape
     return value.new_empty((batch, locations.shape[1], heads * width))
 
 
-@torch.library.custom_op(
-    "segcore::deform_attn_backward", mutates_args=(), schema=f"(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor)"
-)
+@torch.library.register_fake("segcore::deform_attn_backward", lib=_library)
+def _empty_gradients(
+    grad: Tensor, value: Tensor, locations: Tensor, weights: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return value.new_empty(value.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)
+
+
+def _forward(
+    value: Tensor, locations: Tensor, weights: Tensor, heights: Sequence[int], widths: Sequence[int], backend: str
+) -> Tensor:
+    _announce(backend, value)
+    if weights.numel() == 0:
+        return _empty_output(value, locations).zero_()
+    return _kernels(backend).forward(value, locations, weights, tuple(zip(heights, widths, strict=True)))
+
+
 def _backward(
     grad: Tensor,
     value: Tensor,
@@ -172,29 +183,28 @@ def _backward(
     widths: Sequence[int],
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    sizes = tuple(zip(heights, widths, strict=True))
     if weights.numel() == 0 or value.numel() == 0:
         like_value, like_locations, like_weights = _empty_gradients(grad, value, locations, weights)
         return like_value.zero_(), like_locations.zero_(), like_weights.zero_()
-    return _kernels(backend).backward(grad, value, locations, weights, sizes)
+    return _kernels(backend).backward(grad, value, locations, weights, tuple(zip(heights, widths, strict=True)))
 
 
-@_backward.register_fake
-def _empty_gradients(
-    grad: Tensor, value: Tensor, locations: Tensor, weights: Tensor, *_: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    return value.new_empty(value.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)
+class _DeformAttn(torch.autograd.Function):
+    """The operator with its gradients; inside, torch sees the two operators without them."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, *constants: Any) -> Tensor:
+        ctx.save_for_backward(value, locations, weights)
+        ctx.constants = constants
+        with torch._C._AutoDispatchBelowAutograd():  # pyright: ignore[reportAttributeAccessIssue]
+            return _deform_attn(value, locations, weights, *constants)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        return (*_deform_attn_backward(grad, *ctx.saved_tensors, *ctx.constants), None, None, None)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    value, locations, weights, heights, widths, backend = inputs
-    ctx.heights, ctx.widths, ctx.backend = heights, widths, backend
-    ctx.save_for_backward(value, locations, weights)
-
-
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = torch.ops.segcore.deform_attn_backward(grad, *ctx.saved_tensors, ctx.heights, ctx.widths, ctx.backend)
-    return (*gradients, None, None, None)
-
-
-_forward.register_autograd(_differentiate, setup_context=_setup_context)
+_library.impl("deform_attn", _forward, "CompositeExplicitAutograd")
+_library.impl("deform_attn_backward", _backward, "CompositeExplicitAutograd")
+_library.impl("deform_attn", _DeformAttn.apply, "Autograd")

@@ -1,14 +1,15 @@
 """Multi-scale deformable attention on CUDA: one Triton kernel forward, one backward.
 
-A program takes a block of output rows (image, query, head), consecutive in memory: their locations, weights and outputs
-are read and written in full lines, and neighboring queries find each other's corners in the cache. All arithmetic is
-float32. Backward adds to the value's gradient with atomics, so its last bits depend on the order of the programs.
+A program takes a block of queries of one head of an image, neighbors that find each other's corners in the cache, and
+reads all points of a level at once, so that many loads are under way together. All arithmetic is float32. Backward adds
+to the value's gradient with atomics, so its last bits depend on the order of the programs.
 """
 
 # ruff: noqa: N803 - constants of a kernel are in capitals, as Triton writes them
 from __future__ import annotations
 
 import warnings
+from typing import NamedTuple
 
 import torch
 import triton
@@ -16,8 +17,17 @@ import triton.language as tl
 from torch import Tensor
 
 Sizes = tuple[tuple[int, int], ...]
-_TILE = 1024  # numbers of the value in flight for each corner, for _WARPS * 32 threads
-_WARPS = 4
+
+
+class Tile(NamedTuple):
+    """How much of the value a program reads at once for each corner: its numbers, and the warps that share them."""
+
+    numbers: int
+    warps: int
+
+
+_FORWARD = Tile(512, 1)
+_BACKWARD = Tile(1024, 4)
 
 
 def forward(value: Tensor, locations: Tensor, weights: Tensor, level_sizes: Sizes) -> Tensor:
@@ -28,7 +38,7 @@ def forward(value: Tensor, locations: Tensor, weights: Tensor, level_sizes: Size
     """
     value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
     output = value.new_empty((value.shape[0], weights.shape[1], value.shape[2] * value.shape[3]))
-    _launch(_forward_kernel, value, locations, weights, level_sizes, output)
+    _launch(_forward_kernel, _FORWARD, value, locations, weights, level_sizes, output)
     return output
 
 
@@ -45,44 +55,72 @@ def backward(
     grad_value = torch.zeros(value.shape, dtype=torch.float32, device=value.device)  # halves would lose small addends
     grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
     outputs = (grad.contiguous(), grad_value, grad_locations, grad_weights)
-    _launch(_backward_kernel, value, locations, weights, level_sizes, *outputs)
+    _launch(_backward_kernel, _BACKWARD, value, locations, weights, level_sizes, *outputs)
     return grad_value.to(value.dtype), grad_locations, grad_weights
 
 
-def _launch(
-    kernel: triton.JITFunction, value: Tensor, locations: Tensor, weights: Tensor, level_sizes: Sizes, *outputs: Tensor
-) -> None:
-    """Start a kernel for all output rows, on the device of the value."""
-    _, num_pixels, num_heads, head_width = value.shape
-    batch, num_queries, _, num_levels, num_points = weights.shape
+def blocks(tile: Tile, head_width: int, num_points: int) -> dict[str, int]:
+    """Return the constants of a kernel that say how many queries, points and channels make up a tile."""
     block_width = triton.next_power_of_2(head_width)
-    block_rows = max(1, _TILE // block_width)
-    num_rows = batch * num_queries * num_heads
+    block_points = min(triton.next_power_of_2(num_points), max(1, tile.numbers // block_width))
+    block_queries = max(1, tile.numbers // (block_width * block_points))
+    return {"BLOCK_QUERIES": block_queries, "BLOCK_POINTS": block_points, "BLOCK_WIDTH": block_width}
+
+
+def _launch(
+    kernel: triton.JITFunction,
+    tile: Tile,
+    value: Tensor,
+    locations: Tensor,
+    weights: Tensor,
+    level_sizes: Sizes,
+    *outputs: Tensor,
+) -> None:
+    """Start a kernel for all queries and heads, on the device of the value."""
+    batch, num_pixels, num_heads, head_width = value.shape
+    _, num_queries, _, num_levels, num_points = weights.shape
+    constants = blocks(tile, head_width, num_points)
     with torch.cuda.device_of(value):
-        kernel[(triton.cdiv(num_rows, block_rows),)](
+        kernel[(triton.cdiv(num_queries, constants["BLOCK_QUERIES"]) * num_heads, batch)](
             value,
             locations,
             weights,
             *outputs,
-            (num_rows, num_queries * num_heads, num_pixels * num_heads * head_width),
-            tuple(height for height, _ in level_sizes),
-            tuple(width for _, width in level_sizes),
+            num_queries,
+            num_pixels,
+            # floats: for integers that are 1 or divide by 16 Triton would compile a kernel of their own
+            tuple(float(height) for height, _ in level_sizes),
+            tuple(float(width) for _, width in level_sizes),
             NUM_HEADS=num_heads,
             HEAD_WIDTH=head_width,
             NUM_LEVELS=num_levels,
             NUM_POINTS=num_points,
-            BLOCK_ROWS=block_rows,
-            BLOCK_WIDTH=block_width,
-            num_warps=_WARPS,
+            **constants,
+            num_warps=tile.warps,
             enable_fp_fusion=True,
         )
 
 
 @triton.jit
-def _sample(locations, sample, is_row, width, height):
+def _pairs(pointer, mask):
+    """Return two float32 tensors from memory where their numbers alternate, read eight bytes at a time."""
+    bits = tl.load(pointer, mask=mask, other=0)
+    return bits.to(tl.int32).to(tl.float32, bitcast=True), (bits >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _store_pairs(pointer, first, second, mask):
+    """Write two float32 tensors so that their numbers alternate, eight bytes at a time."""
+    low = first.to(tl.int32, bitcast=True).to(tl.int64) & 0xFFFFFFFF
+    tl.store(pointer, (second.to(tl.int32, bitcast=True).to(tl.int64) << 32) | low, mask=mask)
+
+
+@triton.jit
+def _corners(pairs, is_sample, width, height):
     """Return the upper left corner of samples and the distances from it; far outside, a place whose corners are too."""
-    x = tl.load(locations + 2 * sample, mask=is_row, other=0.0) * width - 0.5
-    y = tl.load(locations + 2 * sample + 1, mask=is_row, other=0.0) * height - 0.5
+    x, y = _pairs(pairs, is_sample)
+    x = x * width - 0.5
+    y = y * height - 0.5
     is_outside = (x <= -1) | (x >= width) | (y <= -1) | (y >= height)
     x = tl.where(is_outside, -2.0, x)  # before the conversion to integers, which has no room for every float
     y = tl.where(is_outside, -2.0, y)
@@ -99,60 +137,74 @@ def _corner(
     corner: tl.constexpr,
     width,
     height,
-    is_row,
+    is_sample,
     channels,
     NUM_HEADS: tl.constexpr,
     HEAD_WIDTH: tl.constexpr,
 ):
-    """Return for one corner of every sample where its channels lie in the image's value, and whether they exist."""
+    """Return for one corner of every sample where its channels lie in the head's value, and whether they exist."""
     x = left + corner % 2
     y = top + corner // 2
-    is_inside = is_row & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    offsets = ((start + y * width + x) * (NUM_HEADS * HEAD_WIDTH))[:, None] + channels[None, :]
-    return offsets, is_inside[:, None] & (channels < HEAD_WIDTH)[None, :]
+    is_inside = is_sample & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    offsets = ((start + y * width + x) * (NUM_HEADS * HEAD_WIDTH))[:, :, None] + channels
+    return offsets, is_inside[:, :, None] & (channels < HEAD_WIDTH)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_queries", "num_pixels"])
 def _forward_kernel(
     value,  # (B, S, M, D)
     locations,  # (B, Q, M, L, P, 2)
     weights,  # (B, Q, M, L, P)
     output,  # (B, Q, M, D)
-    counts,  # rows B*Q*M, rows of an image Q*M, values of an image S*M*D
+    num_queries,
+    num_pixels,
     heights,
     widths,
     NUM_HEADS: tl.constexpr,
     HEAD_WIDTH: tl.constexpr,
     NUM_LEVELS: tl.constexpr,
     NUM_POINTS: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
+    BLOCK_QUERIES: tl.constexpr,
+    BLOCK_POINTS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):
-    rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    is_row = rows < counts[0]
-    channels = tl.arange(0, BLOCK_WIDTH)
-    origin = value + ((rows // counts[1]) * counts[2] + (rows % NUM_HEADS) * HEAD_WIDTH)[:, None]
-    total = tl.zeros((BLOCK_ROWS, BLOCK_WIDTH), dtype=tl.float32)
+    head = tl.program_id(0) % NUM_HEADS
+    queries = tl.program_id(0) // NUM_HEADS * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
+    image = tl.program_id(1).to(tl.int64)
+    is_query = queries < num_queries
+    rows = queries * NUM_HEADS + head
+    channels = tl.arange(0, BLOCK_WIDTH)[None, None, :]
+    value += image * num_pixels * (NUM_HEADS * HEAD_WIDTH) + head * HEAD_WIDTH
+    first_sample = image * num_queries * (NUM_HEADS * NUM_LEVELS * NUM_POINTS)
+    pairs = locations.to(tl.pointer_type(tl.int64), bitcast=True) + first_sample
+    weights += first_sample
+    total = tl.zeros((BLOCK_QUERIES, BLOCK_POINTS, BLOCK_WIDTH), dtype=tl.float32)
     start = 0
     for level in tl.static_range(NUM_LEVELS):  # pyright: ignore[reportGeneralTypeIssues]
-        height = heights[level]
-        width = widths[level]
-        for point in range(NUM_POINTS):
-            sample = rows * (NUM_LEVELS * NUM_POINTS) + level * NUM_POINTS + point
-            left, top, right_part, lower_part = _sample(locations, sample, is_row, width, height)
-            weight = tl.load(weights + sample, mask=is_row, other=0.0)
+        height = tl.cast(heights[level], tl.int32)
+        width = tl.cast(widths[level], tl.int32)
+        for first in range(0, NUM_POINTS, BLOCK_POINTS):
+            points = first + tl.arange(0, BLOCK_POINTS)
+            is_sample = is_query[:, None] & (points < NUM_POINTS)[None, :]
+            samples = rows[:, None] * (NUM_LEVELS * NUM_POINTS) + (level * NUM_POINTS + points)[None, :]
+            left, top, right_part, lower_part = _corners(pairs + samples, is_sample, width, height)
+            weight = tl.load(weights + samples, mask=is_sample, other=0.0)
             for corner in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues]
                 along_x = right_part if corner % 2 else 1 - right_part
                 along_y = lower_part if corner // 2 else 1 - lower_part
-                at, exists = _corner(start, left, top, corner, width, height, is_row, channels, NUM_HEADS, HEAD_WIDTH)
-                values = tl.load(origin + at, mask=exists, other=0.0).to(tl.float32)
-                total += (weight * along_x * along_y)[:, None] * values
+                at, exists = _corner(
+                    start, left, top, corner, width, height, is_sample, channels, NUM_HEADS, HEAD_WIDTH
+                )
+                values = tl.load(value + at, mask=exists, other=0.0).to(tl.float32)
+                total += (weight * along_x * along_y)[:, :, None] * values
         start += height * width
-    places = output + rows[:, None] * HEAD_WIDTH + channels[None, :]
-    tl.store(places, total.to(output.dtype.element_ty), mask=is_row[:, None] & (channels < HEAD_WIDTH)[None, :])
+    channels = tl.arange(0, BLOCK_WIDTH)[None, :]
+    places = output + image * num_queries * (NUM_HEADS * HEAD_WIDTH) + rows[:, None] * HEAD_WIDTH + channels
+    result = tl.sum(total, axis=1).to(output.dtype.element_ty)
+    tl.store(places, result, mask=is_query[:, None] & (channels < HEAD_WIDTH))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_queries", "num_pixels"])
 def _backward_kernel(
     value,  # (B, S, M, D)
     locations,  # (B, Q, M, L, P, 2)
@@ -161,46 +213,68 @@ def _backward_kernel(
     grad_value,  # (B, S, M, D) float32, zeros
     grad_locations,  # (B, Q, M, L, P, 2)
     grad_weights,  # (B, Q, M, L, P)
-    counts,  # rows B*Q*M, rows of an image Q*M, values of an image S*M*D
+    num_queries,
+    num_pixels,
     heights,
     widths,
     NUM_HEADS: tl.constexpr,
     HEAD_WIDTH: tl.constexpr,
     NUM_LEVELS: tl.constexpr,
     NUM_POINTS: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
+    BLOCK_QUERIES: tl.constexpr,
+    BLOCK_POINTS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):
-    rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    is_row = rows < counts[0]
+    head = tl.program_id(0) % NUM_HEADS
+    queries = tl.program_id(0) // NUM_HEADS * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
+    image = tl.program_id(1).to(tl.int64)
+    is_query = queries < num_queries
+    rows = queries * NUM_HEADS + head
     # four at a time, as the atomics take them: half-precision loads of eight would pass through shared memory
-    channels = tl.max_contiguous(tl.arange(0, BLOCK_WIDTH), 4)
-    is_place = is_row[:, None] & (channels < HEAD_WIDTH)[None, :]
-    image_head = ((rows // counts[1]) * counts[2] + (rows % NUM_HEADS) * HEAD_WIDTH)[:, None]
-    slope = tl.load(grad + rows[:, None] * HEAD_WIDTH + channels[None, :], mask=is_place, other=0.0).to(tl.float32)
+    channels = tl.max_contiguous(tl.arange(0, BLOCK_WIDTH), 4)[None, None, :]
+    image_head = image * num_pixels * (NUM_HEADS * HEAD_WIDTH) + head * HEAD_WIDTH
+    value += image_head
+    grad_value += image_head
+    first_sample = image * num_queries * (NUM_HEADS * NUM_LEVELS * NUM_POINTS)
+    pairs = locations.to(tl.pointer_type(tl.int64), bitcast=True) + first_sample
+    grad_pairs = grad_locations.to(tl.pointer_type(tl.int64), bitcast=True) + first_sample
+    weights += first_sample
+    grad_weights += first_sample
+    places = grad + image * num_queries * (NUM_HEADS * HEAD_WIDTH) + (rows * HEAD_WIDTH)[:, None, None] + channels
+    slope = tl.load(places, mask=is_query[:, None, None] & (channels < HEAD_WIDTH), other=0.0).to(tl.float32)
     start = 0
     for level in tl.static_range(NUM_LEVELS):  # pyright: ignore[reportGeneralTypeIssues]
-        height = heights[level]
-        width = widths[level]
-        for point in range(NUM_POINTS):
-            sample = rows * (NUM_LEVELS * NUM_POINTS) + level * NUM_POINTS + point
-            left, top, right_part, lower_part = _sample(locations, sample, is_row, width, height)
-            weight = tl.load(weights + sample, mask=is_row, other=0.0)
-            slope_weight = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
-            slope_x = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
-            slope_y = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
+        height = tl.cast(heights[level], tl.int32)
+        width = tl.cast(widths[level], tl.int32)
+        for first in range(0, NUM_POINTS, BLOCK_POINTS):
+            points = first + tl.arange(0, BLOCK_POINTS)
+            is_sample = is_query[:, None] & (points < NUM_POINTS)[None, :]
+            samples = rows[:, None] * (NUM_LEVELS * NUM_POINTS) + (level * NUM_POINTS + points)[None, :]
+            left, top, right_part, lower_part = _corners(pairs + samples, is_sample, width, height)
+            weight = tl.load(weights + samples, mask=is_sample, other=0.0)
+            slope_weight = tl.zeros((BLOCK_QUERIES, BLOCK_POINTS), dtype=tl.float32)
+            slope_x = tl.zeros((BLOCK_QUERIES, BLOCK_POINTS), dtype=tl.float32)
+            slope_y = tl.zeros((BLOCK_QUERIES, BLOCK_POINTS), dtype=tl.float32)
             for corner in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues]
                 along_x = right_part if corner % 2 else 1 - right_part
                 along_y = lower_part if corner // 2 else 1 - lower_part
-                at, exists = _corner(start, left, top, corner, width, height, is_row, channels, NUM_HEADS, HEAD_WIDTH)
-                values = tl.load(value + image_head + at, mask=exists, other=0.0).to(tl.float32)
-                product = tl.sum(values * slope, axis=1)
+                at, exists = _corner(
+                    start, left, top, corner, width, height, is_sample, channels, NUM_HEADS, HEAD_WIDTH
+                )
+                values = tl.load(value + at, mask=exists, other=0.0).to(tl.float32)
+                product = tl.sum(values * slope, axis=2)
                 slope_weight += along_x * along_y * product
                 slope_x += (along_y if corner % 2 else -along_y) * product
                 slope_y += (along_x if corner // 2 else -along_x) * product
-                addend = (weight * along_x * along_y)[:, None] * slope
-                tl.atomic_add(grad_value + image_head + at, addend, mask=exists, sem="relaxed")
-            tl.store(grad_weights + sample, slope_weight, mask=is_row)
-            tl.store(grad_locations + 2 * sample, slope_x * weight * width, mask=is_row)
-            tl.store(grad_locations + 2 * sample + 1, slope_y * weight * height, mask=is_row)
+            # after the loads of all corners, none of which would start before an atomic that comes first
+            for corner in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues]
+                along_x = right_part if corner % 2 else 1 - right_part
+                along_y = lower_part if corner // 2 else 1 - lower_part
+                at, exists = _corner(
+                    start, left, top, corner, width, height, is_sample, channels, NUM_HEADS, HEAD_WIDTH
+                )
+                addend = (weight * along_x * along_y)[:, :, None] * slope
+                tl.atomic_add(grad_value + at, addend, mask=exists, sem="relaxed")
+            tl.store(grad_weights + samples, slope_weight, mask=is_sample)
+            _store_pairs(grad_pairs + samples, slope_x * weight * width, slope_y * weight * height, is_sample)
         start += height * width

@@ -300,8 +300,9 @@ function addCard(network, answer) {
   part(".save-labels").addEventListener("click", () => saveLabels(network, answer));
   part(".save-overlay").addEventListener("click", () => save(canvas, `${network.name}-overlay.png`));
   answers.set(network.name, { answer, card, canvas });
-  const names = [...choices.keys()].filter((name) => answers.has(name));
-  element("cards").replaceChildren(...names.map((name) => /** @type {HTMLElement} */ (answers.get(name)?.card)));
+  const names = [...choices.keys()];
+  const next = names.slice(names.indexOf(network.name) + 1).find((name) => answers.has(name));
+  element("cards").insertBefore(card, (next && answers.get(next)?.card) || null);
   element("results").hidden = false;
   drawAgreement();
   if (place) probe(place);
