@@ -29,7 +29,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted(ROOT.glob("packages/*/README.md")),
     ROOT / "core/README.md",
-    ROOT / "docs/own_data.md",
+    *(ROOT / "docs" / name for name in ("own_data.md", "export.md", "web.md")),
 ]
 SCRIPTS = {
     point.name: point
@@ -86,6 +86,7 @@ def test_every_command_is_understood(
     page: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("my_images").mkdir()
     for word in words:
         make_weights(word)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from segcore.baselines.recipes import FCN, SMP
 from segcore.commands import demo
 from segcore.errors import InputError
 from segcore.export import onnx_file
@@ -52,6 +53,15 @@ def test_a_demo_ends_with_a_page_of_its_network(
     assert demo.main(words) == 0
     assert f"page that runs it in a browser: segcore web {tmp_path / 'web'}" in capsys.readouterr().out
     assert {"index.html", "manifest.json", "tiny-toy.onnx"} <= names(tmp_path / "web")
+
+
+def test_all_papers_are_those_installed_but_the_baselines(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = demo.load_paper("tiny")
+    monkeypatch.setattr(demo, "installed_papers", lambda: {"fcn": FCN, "smp": SMP, "tiny": tiny})
+    assert demo.main(["--papers", "all", *words[2:]]) == 0
+    assert names(tmp_path) == {"tiny"}
 
 
 def test_a_page_that_cannot_be_written_is_refused_before_the_training(tmp_path: Path, words: list[str]) -> None:
