@@ -8,6 +8,7 @@ import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ _settings: Any = importlib.import_module("torch.fx.experimental._config")
 _EXAMPLE = (100, 139)
 """An image that every network has to pad; 128 x 160 where it does."""
 _SIZES = ((192, 96), (97, 210), (45, 68))
+_IMAGES = 3
+"""Images of a size, of which one has to agree."""
 _TOLERANCE = 5e-4
 """Of the standard deviation of the values: what other kernels may round away."""
 _ASSERTIONS = ("_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size")
@@ -167,23 +170,30 @@ def check_values(
         is_padded: the graph takes images of legal sizes only.
 
     Raises:
-        InputError: if values differ by more than rounding.
+        InputError: if values differ by more than rounding on every image of a size. On one they may: where IIWA can assign
+            windows in two ways that are equally good but for rounding, either is right.
     """
     form = network.form
     most = largest_image(network)
     for number, size in enumerate((form.size,) * 2 if form.size else _SIZES):
         size = _within(size, most)
         size = network.padded(*size) if is_padded else size
-        image = network.example(size, batch=1 + number % 2, seed=number)
-        with torch.inference_mode():
-            expected = network(image)
-        for name, want, got in zip(form.outputs, expected, run(image), strict=True):
-            if not _is_equal(want, got.to(want.device)):
-                advice = "another version of torch may help" if form.size else "give --height and --width"
-                raise InputError(
-                    f"{what} gives other values ({name}) than the network on an image of {size[0]}x{size[1]} pixels, "
-                    f"so it is not written; {advice}"
-                )
+        images = (network.example(size, batch=1 + number % 2, seed=number + 10 * attempt) for attempt in range(_IMAGES))
+        differing = list(takewhile(bool, (_differing(network, run, image) for image in images)))
+        if len(differing) == _IMAGES:
+            advice = "another version of torch may help" if form.size else "give --height and --width"
+            raise InputError(
+                f"{what} gives other values ({differing[0]}) than the network on images of {size[0]}x{size[1]} "
+                f"pixels, so it is not written; {advice}"
+            )
+
+
+def _differing(network: ExportedNetwork, run: Callable[[Tensor], list[Tensor]], image: Tensor) -> str:
+    """Return the first output of the graph that is not the network's, or nothing."""
+    with torch.inference_mode():
+        expected = network(image)
+    pairs = zip(network.form.outputs, expected, run(image), strict=True)
+    return next((name for name, want, got in pairs if not _is_equal(want, got.to(want.device))), "")
 
 
 def _within(size: Size, most: Size | None) -> Size:
