@@ -170,8 +170,8 @@ def check_values(
         is_padded: the graph takes images of legal sizes only.
 
     Raises:
-        InputError: if values differ by more than rounding on every image of a size. On one they may: where IIWA can assign
-            windows in two ways that are equally good but for rounding, either is right.
+        InputError: if values differ by more than rounding on every image of a size. On one they may: where IIWA can
+            assign windows in two ways that are equally good but for rounding, either is right.
     """
     form = network.form
     most = largest_image(network)
