@@ -58,8 +58,7 @@ def test_a_demo_ends_with_a_page_of_its_network(
 def test_all_papers_are_those_installed_but_the_baselines(
     tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny = demo.load_paper("tiny")
-    monkeypatch.setattr(demo, "installed_papers", lambda: {"fcn": FCN, "smp": SMP, "tiny": tiny})
+    monkeypatch.setattr(demo, "installed_papers", lambda: {"fcn": FCN, "smp": SMP, "tiny": PAPER})
     assert demo.main(["--papers", "all", *words[2:]]) == 0
     assert names(tmp_path) == {"tiny"}
 

@@ -175,7 +175,7 @@ def test_an_image_on_which_rounding_decides_proves_nothing_of_a_graph() -> None:
 
     check_values(network, run, "the graph")
     assert [len(image) for image in seen] == [1, 1, 2]  # the first was near the jump
-    smooth.classifier.bias.data += 1
+    smooth.classifier.weight.data += 1
     with pytest.raises(InputError, match=r"the graph gives other values \(logits\) than the network"):
         check_values(network, run, "the graph")
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from segcore.commands.export import main
+from segcore.data.toy.dataset import ToyScenes
 from segcore.errors import InputError
 from segcore.export.form import Form
 from segcore.export.onnx_file import open_session
@@ -49,11 +50,17 @@ def _tiny_bytes(form: Form) -> bytes:
 
 def _tiny() -> Segmentor:
     torch.manual_seed(0)
-    return TinySegmentor(4, len(folder_module.ToyScenes.classes.names)).eval()
+    return TinySegmentor(4, len(ToyScenes.classes.names)).eval()
 
 
 def _written(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(folder)}
+
+
+def _read(path: Path) -> np.ndarray:
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return image
 
 
 def _files(folder: Path) -> list[Path]:
@@ -69,8 +76,8 @@ def test_the_folder_holds_page_graph_golden_picture_and_examples(weights: Path, 
     for network in manifest["networks"]:
         assert written[network["file"]] == network["sha256"]
         assert (tmp_path / "page" / network["file"]).stat().st_size == network["bytes"]
-        golden = cv2.imread(str(tmp_path / "page" / network["golden"]["image"]))
-        labels = cv2.imread(str(tmp_path / "page" / network["golden"]["labels"]), cv2.IMREAD_UNCHANGED)
+        golden = _read(tmp_path / "page" / network["golden"]["image"])
+        labels = _read(tmp_path / "page" / network["golden"]["labels"])
         assert np.array_equal(Predictor.from_checkpoint(weights, device="cpu")(golden).label, labels)
     assert len(manifest["examples"]) == 5
     assert {example["file"] for example in manifest["examples"]} <= written.keys()
@@ -129,7 +136,7 @@ def test_ones_own_pictures_are_the_examples(weights: Path, tmp_path: Path) -> No
     cv2.imwrite(str(pictures / "street.png"), np.full((50, 2000, 3), 90, np.uint8))
     manifest = write_page_folder([weights], tmp_path / "page", PageOptions(examples=pictures))
     assert [example.name for example in manifest.examples] == ["street"]
-    assert cv2.imread(str(tmp_path / "page" / "examples" / "1.png")).shape == (32, 1280, 3)
+    assert _read(tmp_path / "page" / "examples" / "1.png").shape == (32, 1280, 3)
     with pytest.raises(InputError, match=r"--examples .*empty: expected a folder of images"):
         write_page_folder([weights], tmp_path / "other", PageOptions(examples=tmp_path / "empty"))
 
@@ -153,7 +160,7 @@ def test_an_8_bit_network_stands_beside_its_float_network(weights: Path, tmp_pat
         (data / kind).mkdir(parents=True)
         for number in range(2):
             cv2.imwrite(str(data / kind / f"{number}.png"), generator.integers(0, 3, size).astype(np.uint8))
-    names = json.loads(json.dumps(folder_module.ToyScenes.classes.names))
+    names = json.loads(json.dumps(ToyScenes.classes.names))
     (data / "classes.txt").write_text("\n".join(names))
     manifest = write_page_folder([weights], tmp_path / "page", PageOptions(int8=data))
     plain, small = manifest.networks
@@ -161,8 +168,7 @@ def test_an_8_bit_network_stands_beside_its_float_network(weights: Path, tmp_pat
     assert plain.miou is not None
     assert small.miou is not None
     content = (tmp_path / "page" / small.file).read_bytes()
-    golden = cv2.imread(str(tmp_path / "page" / small.golden.image))
-    labels = cv2.imread(str(tmp_path / "page" / small.golden.labels), cv2.IMREAD_UNCHANGED)
+    golden, labels = (_read(tmp_path / "page" / name) for name in (small.golden.image, small.golden.labels))
     assert np.array_equal(PageNetwork(open_session(content), PAPER.recipes["toy"].evaluate).labels(golden), labels)
 
 
@@ -216,7 +222,7 @@ def _check_answers(model: Segmentor, protocol: Evaluate, exported: Callable[[For
     padded = protocol.crop if protocol.pad_window else None
     form = Form(normalize=True, output="coarse", padded=padded, divisor=max(protocol.pad_divisor, 1))
     page = PageNetwork(open_session(exported(form)), protocol)
-    predictor = Predictor(model, folder_module.ToyScenes.classes, protocol, torch.device("cpu"))
+    predictor = Predictor(model, ToyScenes.classes, protocol, torch.device("cpu"))
     generator = np.random.default_rng(0)
     for _ in range(number):
         small = generator.integers(0, 256, (*generator.integers(3, 20, 2), 3), dtype=np.uint8)
