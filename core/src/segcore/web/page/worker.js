@@ -165,7 +165,8 @@ async function checkNetwork(network, content) {
  * @returns {Promise<Loaded>}
  */
 async function opened(network, content, provider) {
-  const session = await ort.InferenceSession.create(new Uint8Array(content), { executionProviders: [provider] });
+  const options = { executionProviders: [provider], logSeverityLevel: /** @type {3} */ (3) }; // errors alone
+  const session = await ort.InferenceSession.create(new Uint8Array(content), options);
   return { network, session, turn: -1 };
 }
 
