@@ -77,7 +77,8 @@ def _alike(value: Any) -> Any:
     """Return a random tensor of the shape and strides of another; packed weights and the rest as they are."""
     if not isinstance(value, Tensor) or value.is_mkldnn:
         return value
-    return torch.empty_strided(value.shape, value.stride()).normal_()
+    length = 1 + sum((size - 1) * step for size, step in zip(value.shape, value.stride(), strict=True))
+    return torch.randn(length).as_strided(value.shape, value.stride())  # also of expanded tensors
 
 
 def timed(run: Callable[[], Any]) -> float:
