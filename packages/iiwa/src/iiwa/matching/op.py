@@ -58,7 +58,7 @@ def match_windows(similarity: Tensor, backend: Backend = "auto") -> Tensor:
     # refuses here what would fail when the operator runs
     if choose_backend(similarity.device.type, backend) == "torch":
         return matching_loop.match(similarity.detach().float())
-    return torch.ops.iiwa.match_windows(similarity.detach().float(), backend)
+    return _match_windows(similarity.detach().float(), backend)
 
 
 def choose_backend(device: str, requested: Backend = "auto") -> Backend:
@@ -107,7 +107,17 @@ def _solver(backend: str) -> ModuleType:
     return matching_scipy
 
 
-@torch.library.custom_op("iiwa::match_windows", mutates_args=(), schema="(Tensor similarity, str backend) -> Tensor")
+# not `torch.library.custom_op`: its first call imports dynamo, a second or more
+_library = torch.library.Library("iiwa", "FRAGMENT")
+_library.define("match_windows(Tensor similarity, str backend) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+_match_windows = torch.ops.iiwa.match_windows.default
+
+
+@torch.library.register_fake("iiwa::match_windows", lib=_library)
+def _empty_assignment(similarity: Tensor, backend: str) -> Tensor:
+    return similarity.new_empty(similarity.shape[:2], dtype=torch.int64)
+
+
 def _match(similarity: Tensor, backend: Backend) -> Tensor:
     chosen = choose_backend(similarity.device.type, backend)
     _announce(chosen, similarity.device.type)
@@ -116,6 +126,4 @@ def _match(similarity: Tensor, backend: Backend) -> Tensor:
     return _solver(chosen).match(similarity)
 
 
-@_match.register_fake
-def _empty_assignment(similarity: Tensor, backend: str) -> Tensor:
-    return similarity.new_empty(similarity.shape[:2], dtype=torch.int64)
+_library.impl("match_windows", _match, "CompositeExplicitAutograd")
