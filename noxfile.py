@@ -196,14 +196,25 @@ TINY = (
 """Options of a run of seconds."""
 
 
+WITHOUT_THE_TREE = ("tests/__init__.py", "tests/hub", "tests/test_python_pages.py")
+"""Tests of what is done from Python: they need the packages, pytest and the pages alone."""
+
+
 @nox.session(requires=["build"])
 def wheels(session: nox.Session) -> None:
-    """Install what `build` made in a bare environment; train two steps and predict from another folder."""
+    """Install what `build` made in a bare environment; there train, predict and export, and run the pages on Python."""
     root, dist = Path.cwd(), Path("dist").resolve()
-    wanted = [f"{name}=={current_version()}" for name in PACKAGES]
-    session.chdir(session.create_tmp())
-    session.env["PYTHONPATH"] = ""  # nothing of the tree
-    session.install("--find-links", str(dist), *wanted)
+    version = current_version()
+    folder = Path(session.create_tmp())
+    shutil.rmtree(folder)
+    for part in ("README.md", "docs", *WITHOUT_THE_TREE):
+        copy = shutil.copytree if Path(part).is_dir() else shutil.copy
+        Path(folder, part).parent.mkdir(parents=True, exist_ok=True)
+        copy(part, Path(folder, part))
+    session.chdir(folder)
+    session.env.update(PYTHONPATH="", HF_HUB_OFFLINE="1")  # nothing of the tree, no network
+    wanted = [f"{name}=={version}" for name in PACKAGES]
+    session.install("--find-links", str(dist), *wanted, f"segcore[onnx,hub]=={version}")
 
     def predict(name: str, out: str) -> None:
         words = ("toy", f"{name}/best.safetensors", str(root / "core" / "docs" / "demo.png"), "--out", out)
@@ -212,6 +223,11 @@ def wheels(session: nox.Session) -> None:
     for name in PACKAGES:
         session.run(f"{name}-train", "toy", "--work-dir", name, *TINY)
         predict(name, f"{name}/masks")
+        session.run("segcore", "export", f"{name}/best.safetensors", f"{name}.onnx", "--normalize", "--argmax")
+    session.run("segcore", "export", f"{PACKAGES[0]}/best.safetensors", "network.pt2")
+    session.run("python", "-c", "import torch; torch.export.load('network.pt2').module()(torch.zeros(2, 3, 96, 64))")
+    session.install("pytest>=8")
+    session.run("python", "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", *WITHOUT_THE_TREE[1:])
     session.install("--no-deps", "opencv-python-headless")  # over the other one: the same module
     predict(PACKAGES[0], "headless")
     session.chdir(root)
