@@ -177,7 +177,8 @@ class AtrousPyramid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [branch(x) for branch in self.branches]
-        maps.append(self.global_branch(self.pool(x)).expand_as(maps[0]))  # bilinear from 1x1 is constant
+        # bilinear from 1x1 is constant; written out, since with an expanded map cat gives up channels_last
+        maps.append(torch.empty_like(maps[0]).copy_(self.global_branch(self.pool(x))))
         return self.bottleneck(torch.cat(maps, dim=1))
 
 
