@@ -178,7 +178,8 @@ class AtrousPyramid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = [branch(x) for branch in self.branches]
         # bilinear from 1x1 is constant; written out, since with an expanded map cat gives up channels_last
-        maps.append(torch.empty_like(maps[0]).copy_(self.global_branch(self.pool(x))))
+        constant = self.global_branch(self.pool(x))
+        maps.append(torch.empty_like(maps[0]).copy_(constant.expand_as(maps[0])))  # ONNX copies do not broadcast
         return self.bottleneck(torch.cat(maps, dim=1))
 
 
