@@ -84,7 +84,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def slow(session: nox.Session) -> None:
     """Run the long tests: compile, export, real training."""
-    shared(session, *TEST_TOOLS).run("pytest", "-m", "slow", *session.posargs)
+    shared(session, *TEST_TOOLS).run("pytest", "-n", "2", "-m", "slow", *session.posargs)
 
 
 @nox.session(venv_backend="none")
