@@ -21,7 +21,7 @@ from segcore.export.form import Form
 from segcore.export.onnx_file import open_session
 from segcore.export.write import exported_bytes
 from segcore.models import create_model
-from segcore.paper import Paper
+from segcore.paper import Paper, installed_papers
 from segcore.predictor import Predictor
 from segcore.recipe import Evaluate
 from segcore.segmentor import Segmentor
@@ -191,6 +191,7 @@ def test_what_cannot_be_meant_is_refused(
         main(words)
 
 
+PAPERS = installed_papers()
 PROTOCOLS = {
     "whole": Evaluate(scale=(96, 64)),
     "windows": Evaluate(scale=(120, 80), mode="slide", crop=(32, 48), stride=(20, 30)),
@@ -210,6 +211,7 @@ def test_the_answer_is_the_predictors(protocol: Evaluate) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("paper", PAPERS.values(), ids=PAPERS)
 def test_the_answer_of_every_paper_is_the_predictors(paper: Paper) -> None:
     torch.manual_seed(0)
     model = create_model(f"{paper.name}-toy").eval()
