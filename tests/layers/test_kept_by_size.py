@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segcore.layers.kept_by_size import KEPT_BYTES, KeptBySize, kept_by_size
+from segcore.layers import kept_by_size as kept
+from segcore.layers.kept_by_size import KeptBySize, kept_by_size
 
 
 def test_a_result_is_computed_once_for_each_size() -> None:
@@ -73,13 +74,29 @@ def test_the_sizes_of_a_test_take_turns_without_being_computed_again() -> None:
 
 
 @torch.no_grad()
-def test_what_is_kept_has_a_limit() -> None:
+def test_what_is_kept_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "KEPT_BYTES", 4 * 100)
     ramp = Ramp().eval()
-    rows = KEPT_BYTES // 4 // 1024
-    ramp(8, 8)
-    ramp(rows - 1, 1024)
-    assert len(ramp._kept) == 2
-    ramp(16, 64)
-    assert list(ramp._kept) == [(rows - 1, 1024), (16, 64)]  # the oldest went first
-    ramp(2 * rows, 1024)
-    assert list(ramp._kept) == [(2 * rows, 1024)]  # one alone may be larger
+    for size in ((6, 10), (5, 10), (2, 5)):  # 120 values in all: room for twice the largest
+        ramp(*size)
+    assert list(ramp._kept) == [(6, 10), (5, 10), (2, 5)]
+    ramp(1, 1)
+    assert list(ramp._kept) == [(5, 10), (2, 5), (1, 1)]  # the oldest went first
+    ramp(20, 10)
+    assert list(ramp._kept) == [(5, 10), (2, 5), (1, 1), (20, 10)]
+    ramp(1, 2)
+    ramp(20, 20)
+    ramp(30, 30)
+    ramp(1, 900)
+    assert list(ramp._kept) == [(30, 30), (1, 900)]
+
+
+@torch.no_grad()
+def test_the_position_biases_of_all_published_scales_are_kept() -> None:
+    ramp = Ramp().eval()
+    for _ in range(2):
+        for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75):
+            tokens = round(ratio**2 * 22 * 64)  # 512x704, where a bias of one head has 8 MB, stride 16
+            ramp(tokens, tokens)
+    assert ramp.computed == 6
+    assert sum(value.nbytes for value in ramp._kept.values()) > kept.KEPT_BYTES
