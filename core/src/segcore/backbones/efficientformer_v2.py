@@ -61,7 +61,7 @@ class Attention(nn.Module):
         x = self.stride_conv(x)
         height, width = x.shape[-2:]
         q, k, v = self.q(x), self.k(x), self.v(x)
-        logits = _to_heads(q) @ _to_heads(k).transpose(-1, -2) * self.scale  # (B, M, N, N)
+        logits = (_to_heads(q) @ _to_heads(k).transpose(-1, -2)).mul_(self.scale)  # (B, M, N, N)
         logits = self.talking_head1(logits + self.position_bias(height, width))
         weights = self.talking_head2(logits.float().softmax(dim=-1).to(logits.dtype))
         y = rearrange(weights @ _to_heads(v), "b m (h w) d -> b (m d) h w", h=height, w=width)
@@ -89,7 +89,7 @@ class DownAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.q(x), self.k(x), self.v(x)
-        logits = _to_heads(q) @ _to_heads(k).transpose(-1, -2) * self.scale  # (B, M, N/4, N)
+        logits = (_to_heads(q) @ _to_heads(k).transpose(-1, -2)).mul_(self.scale)  # (B, M, N/4, N)
         logits = logits + self.position_bias(x.shape[-2], x.shape[-1])
         weights = logits.float().softmax(dim=-1).to(logits.dtype)
         y = rearrange(weights @ _to_heads(v), "b m (h w) d -> b (m d) h w", h=q.shape[-2], w=q.shape[-1])

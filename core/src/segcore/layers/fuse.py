@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from segcore.layers.conv import ConvNormAct
+from segcore.layers.conv_gelu import absorb_gelu
 from segcore.layers.pointwise import PointwiseConv
 
 _BLOCKS = (ConvNormAct, conv_bn_act.ConvNormAct, ConvNorm)
@@ -70,8 +71,8 @@ def fold_into_previous(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
     """Fold an evaluated batch norm into the convolution BEFORE it, in place.
 
     Returns:
-        What takes the norm's place: its activation where it has one, else an identity; the norm itself where it is
-        none, or is in training mode.
+        What takes the norm's place: its activation where it has one that the convolution cannot apply itself, else an
+        identity; the norm itself where it is none, or is in training mode.
     """
     if not (_can_fold(norm) and isinstance(norm, _BatchNorm)):
         return norm
@@ -83,7 +84,7 @@ def fold_into_previous(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
     if not isinstance(norm, BatchNormAct2d):
         return nn.Identity()
     drop, act = norm.get_submodule("drop"), norm.get_submodule("act")
-    return act if isinstance(drop, nn.Identity) else nn.Sequential(drop, act)
+    return absorb_gelu(conv, act) if isinstance(drop, nn.Identity) else nn.Sequential(drop, act)
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ class OneDnnLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-        if is_recorded or not _is_for_onednn(input, self.weight):
+        if is_recorded or not (are_for_onednn(input, self.weight) and _is_large(input, self.weight) and has_onednn()):
             return F.linear(input, self.weight, self.bias)
         if torch.is_grad_enabled():
             return _Linear.apply(input, self.weight, self.bias)  # pyright: ignore[reportReturnType]
@@ -49,22 +49,25 @@ class OneDnnLinear(nn.Linear):
 
 
 @cache
-def has_onednn() -> bool:
-    """Tell whether this build of torch has oneDNN's linear layer, with the arguments it is called with here."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+def has_onednn(operator: str = "_linear_pointwise", arguments: tuple[str, ...] = _ARGUMENTS) -> bool:
+    """Tell whether this build of torch has an operator of oneDNN with the arguments it is called with here."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, operator):
         return False
-    schema = torch.ops.mkldnn._linear_pointwise.default._schema
-    return tuple(argument.name for argument in schema.arguments) == _ARGUMENTS
+    schema = getattr(torch.ops.mkldnn, operator).default._schema
+    return tuple(argument.name for argument in schema.arguments) == arguments
 
 
-def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Tell whether a product of float32 matrices on a CPU is large enough; tensors of other classes are not."""
-    is_exact = type(x) is Tensor and type(weight) in (Tensor, nn.Parameter) and x.dim() > 1
+def are_for_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Tell whether both are float32 on a CPU, and oneDNN may be used; tensors of other classes are not for it."""
+    is_exact = type(x) is Tensor and type(weight) in (Tensor, nn.Parameter)
     if not (is_exact and x.dtype == weight.dtype == torch.float32):
         return False
     is_on_cpu = x.device.type == weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    is_large = x.numel() * weight.shape[0] >= _SMALLEST_PRODUCT
-    return is_on_cpu and is_large and has_onednn() and bool(torch.backends.mkldnn.enabled)
+    return is_on_cpu and bool(torch.backends.mkldnn.enabled)
+
+
+def _is_large(x: Tensor, weight: Tensor) -> bool:
+    return x.dim() > 1 and x.numel() * weight.shape[0] >= _SMALLEST_PRODUCT
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

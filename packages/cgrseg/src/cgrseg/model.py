@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cgrseg.recipes import CGRSEG_B, CGRSEG_L, CGRSEG_S0, CGRSEG_T, CGRSegModel
 from segcore.backbones import backbone_of
 from segcore.layers.conv import ConvNormAct
+from segcore.layers.conv_gelu import absorb_gelu
 from segcore.layers.fcn_head import pixel_classifier
 from segcore.layers.fuse import fold_into_next, fold_into_previous
 from segcore.layers.pooling import adaptive_mean
@@ -110,8 +111,9 @@ class RectangularModule(nn.Module):
         return x + self.gamma[:, None, None] * branch
 
     def fold_norms(self) -> None:
-        """Fold the norm into the 1x1 convolution after it."""
+        """Fold the norm into the 1x1 convolution after it, and the activation after that."""
         self.norm = fold_into_next(self.norm, self.fc1)
+        self.act = absorb_gelu(self.fc1, self.act)
 
 
 class PyramidContext(nn.Module):
