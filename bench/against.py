@@ -8,7 +8,8 @@ Python files alone are used. Nothing of theirs is in this repository.
 Both networks take turns in one process with one thread, so that other load meets both: the table has the median of the
 pairs' ratios of processor time. Memory is the process's peak beyond what it held before the call (Linux). Ours is what
 the commands run: the forward pass is `for_inference`'s, everything is channels_last. A training step is the losses and
-their gradients, without an optimizer, and without dropout, which would draw other numbers on either side.
+their gradients, without an optimizer, and without dropout, which would draw other numbers on either side. A test is a
+decoded picture at six scales, each mirrored, through either side's whole chain to its label map.
 
 `python bench/run.py against -- PAPER ...` writes what is printed into RESULTS.md.
 """
@@ -29,22 +30,30 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import cv2
+import numpy as np
 import torch
 from references import Places, Published, num_classes
 from torch import Tensor, nn
 
 from segcore.build import for_inference, placed
+from segcore.evaluation.inference import predict_labels, views
 from segcore.paper import Paper, load_paper
 from segcore.recipe import Model, Recipe
 from segcore.segmentor import Segmentor, StepInfo, size_of
 from segcore.training.batches import target_of_labels
 
 PAPERS = ("cgrseg", "ecfd", "iiwa", "memorynet", "unept")
+PARTS = ("forward", "step", "test")
 OUTPUT_TOLERANCE = 1e-4
 """Of the published output's standard deviation, for the largest difference."""
 LOSS_TOLERANCE = 1e-5
 """Of the published loss."""
+DIFFERING_PIXELS = 1e-3
+"""Of a label map: an untrained network has many near ties."""
 BATCH, CROP = 2, 256
+PICTURE = (375, 500)
+"""Height and width of what is tested at six scales and mirrored."""
 _RATES = ("dropout", "drop_path")
 _MIB = 1024  # kB of /proc
 Results = Sequence[Tensor]
@@ -76,31 +85,46 @@ class Measured(NamedTuple):
 
 
 def difference_of(published: Results, ours: Results) -> float:
-    """Return the largest difference of any tensor over the published one's deviation; of one number, over itself."""
+    """Return the largest difference of any tensor over the published one's deviation; of one number, over itself.
+
+    Of label maps, the share of pixels that differ.
+    """
     shapes = [[tuple(part.shape) for part in parts] for parts in (published, ours)]
     if shapes[0] != shapes[1]:
         raise DifferentError(f"the published network gives {shapes[0]}, ours {shapes[1]}")
+    if not published[0].is_floating_point():
+        return float((published[0] != ours[0]).float().mean())
     units = [part.std() if part.numel() > 1 else part.abs() for part in published]
     return max(
         float((theirs - mine).abs().max() / unit) for theirs, mine, unit in zip(published, ours, units, strict=True)
     )
 
 
-def measure(published: Callable[[], Results], ours: Callable[[], Results], pairs: int, tolerance: float) -> Measured:
+def measure(
+    published: Callable[[], Results],
+    ours: Callable[[], Results],
+    pairs: int,
+    tolerance: float,
+    forget: Callable[[], object] = gc.collect,
+) -> Measured:
     """Check that two computations agree, then measure them in turns; every other pair starts with ours.
+
+    Args:
+        forget: lets go of what ours kept, before memory is measured: it counts as well.
 
     Raises:
         DifferentError: if they do not agree.
     """
     difference = difference_of(published(), ours())
     if not difference <= tolerance:  # not a number is no agreement
-        raise DifferentError(f"results differ by {difference:.2e} of the published deviation, allowed is {tolerance:g}")
+        raise DifferentError(f"results differ by {difference:.2e}, allowed is {tolerance:g}")
     seconds: dict[Callable[[], Results], list[float]] = {published: [], ours: []}
     for number in range(pairs):
         for call in (published, ours) if number % 2 == 0 else (ours, published):
             started = time.process_time()
             call()
             seconds[call].append(time.process_time() - started)
+    forget()
     theirs, mine = (Cost(tuple(seconds[call]), peak_of(call)) for call in (published, ours))
     return Measured(theirs, mine, difference)
 
@@ -187,11 +211,32 @@ def measure_forward(pair: Pair, side: int, pairs: int) -> Measured:
     def ours() -> Results:
         return _listed(model.logits(ours_image) if is_resized else part(ours_image))
 
-    return measure(theirs, ours, pairs, OUTPUT_TOLERANCE)
+    return measure(theirs, ours, pairs, OUTPUT_TOLERANCE, forget=model.eval)
 
 
 def _listed(result: Tensor | Sequence[Tensor]) -> Results:
     return [result] if isinstance(result, Tensor) else list(result)
+
+
+def measure_test(pair: Pair, pairs: int) -> Measured:
+    """Measure the multi-scale + flip test of a decoded picture, from its pixels to its label map."""
+    height, width = PICTURE
+    noise = np.random.default_rng(0).integers(0, 256, (height // 25, width // 25, 3), np.uint8)
+    picture = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    protocol = pair.recipe.evaluate.with_augmentation()
+    published = pair.published.aug_test
+    assert published is not None
+    pair.published.network.eval()
+    model = for_inference(pair.ours.eval(), pair.recipe.run)
+
+    @torch.inference_mode()
+    def theirs() -> Results:
+        return [torch.from_numpy(published(picture))]
+
+    def ours() -> Results:
+        return [predict_labels(model, views(picture, protocol), protocol, PICTURE)]
+
+    return measure(theirs, ours, pairs, DIFFERING_PIXELS, forget=model.eval)
 
 
 def measure_step(pair: Pair, pairs: int) -> Measured:
@@ -247,6 +292,15 @@ def row(recipe_name: str, what: str, measured: Measured) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def measured_part(what: str, pair: Pair, side: int, pairs: int) -> tuple[str, Measured]:
+    """Measure one of PARTS and say what it was."""
+    if what == "step":
+        return f"step, {BATCH}x3x{CROP}x{CROP}", measure_step(pair, pairs)
+    if what == "test":
+        return "ms + flip test of {}x{}".format(*PICTURE), measure_test(pair, pairs)
+    return f"forward, 1x3x{side}x{side}", measure_forward(pair, side, pairs)
+
+
 def main() -> int:
     """Print the table; returns 1 where the two do not agree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -254,6 +308,7 @@ def main() -> int:
     parser.add_argument("--reference", type=Path, required=True, help="checkout of the published repository")
     parser.add_argument("--mmcv", type=Path, help="checkout of mmcv 1.x")
     parser.add_argument("--recipe", nargs="+", help="recipes instead of the adapter's first")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts instead of all; only some adapters have a test")
     parser.add_argument("--pairs", type=int, default=5, help="measured pairs of each row")
     options = parser.parse_args()
     rows, notes, load = [], set(), os.getloadavg()[0]
@@ -265,12 +320,13 @@ def main() -> int:
     for name in options.recipe or list(adapter.CASES)[:1]:
         side = adapter.CASES[name]
         try:
-            for what, size in ((f"forward, 1x3x{side}x{side}", side), (f"step, {BATCH}x3x{CROP}x{CROP}", CROP)):
+            for what in options.only or PARTS:
                 torch.manual_seed(0)
-                pair = pair_of(paper, name, adapter.build(name, places, size))
-                is_step = what.startswith("step")
-                measured = measure_step(pair, options.pairs) if is_step else measure_forward(pair, size, options.pairs)
-                rows.append(row(name, what, measured))
+                pair = pair_of(paper, name, adapter.build(name, places, CROP if what == "step" else side))
+                if what == "test" and pair.published.aug_test is None:
+                    continue
+                title, measured = measured_part(what, pair, side, options.pairs)
+                rows.append(row(name, title, measured))
                 notes.add(pair.published.note)
         except DifferentError as error:
             print(f"{name}: {error}", file=sys.stderr)
@@ -278,8 +334,9 @@ def main() -> int:
     print(f"""{(adapter.__doc__ or "").strip().splitlines()[0]}
 
 float32, 1 thread of {os.cpu_count()} cores, load average {load:.1f} before the run. Processor time: medians of
-{options.pairs} pairs. Outputs agree within {OUTPUT_TOLERANCE:g} of their deviation, losses within {LOSS_TOLERANCE:g};
-the last column is the largest difference. {" ".join(sorted(notes))}
+{options.pairs} pairs. Outputs agree within {OUTPUT_TOLERANCE:g} of their deviation, losses within {LOSS_TOLERANCE:g},
+label maps but for {DIFFERING_PIXELS:g} of their pixels; the last column is the largest difference.
+{" ".join(sorted(notes))}
 
 | recipe | what | published, ms | ours, ms | times faster | published, MiB | ours, MiB | times less | difference |
 |---|---|---|---|---|---|---|---|---|""")

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from segcore.segmentor import Target
@@ -46,6 +47,8 @@ class Published:
     """Image (B, 3, H, W) -> what the published test takes from the network, or the part's maps."""
     loss: Callable[[Tensor, Target], Tensor] | None
     """The loss of a training step; None where only a part was published: then its maps' mean squares are taken."""
+    aug_test: Callable[[np.ndarray], np.ndarray] | None = None
+    """The multi-scale + flip test: decoded image (H, W, 3) uint8 BGR -> label map (H, W)."""
     options: dict[str, Any] = field(default_factory=dict)
     """What differs from our recipe's `model`."""
     part: str = ""

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from references import Places, Published, prefer
 from references.deform_attn import NOTE, stand_in_for_operator, use_plain_form
-from references.openmmlab import configuration, encode_decode, open_checkout, segmentor, total
+from references.openmmlab import aug_test, configuration, encode_decode, open_checkout, segmentor, total
 
 CASES = {"tiny-r50-pascal-context-59": 480, "small-r50-pascal-context-59": 480}
 
@@ -30,5 +30,7 @@ def build(recipe: str, places: Places, side: int) -> Published:
     importlib.import_module("mmseg.models.decode_heads.fcn_head")  # left out of the release's list
     size = recipe.split("-")[0]
     run = f"ecfd_{size}_r50_480x480_80k_pascal_context"
-    network = segmentor(configuration(places, f"logs/pascal-context/{run}/{run}.py"))
-    return Published(network=network, forward=encode_decode(network), loss=total(network), note=NOTE)
+    config = configuration(places, f"logs/pascal-context/{run}/{run}.py")
+    network = segmentor(config)
+    test = aug_test(network, config)
+    return Published(network=network, forward=encode_decode(network), loss=total(network), aug_test=test, note=NOTE)

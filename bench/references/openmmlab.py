@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from references import Places, prefer, stand_in
+from segcore.recipe import MS_RATIOS
 from segcore.segmentor import Target
 
 _RATES = ("dropout", "drop_rate", "drop_path_rate", "dropout_ratio")
@@ -65,3 +67,24 @@ def segmentor(config: Any, **changes: Any) -> nn.Module:
 def encode_decode(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return what a test takes from a segmentor: the logits at the image's size."""
     return lambda image: network.encode_decode(image, [{}] * len(image))  # pyright: ignore[reportCallIssue]
+
+
+def aug_test(network: nn.Module, config: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the multi-scale + flip test of a decoded image by the configuration's own pipeline.
+
+    Shapes:
+        (H, W, 3) uint8 BGR -> (H, W) class numbers
+    """
+    stand_in(["prettytable"])  # reports of scores
+    pipelines = importlib.import_module("mmseg.datasets.pipelines")
+    _, augment = config.data.test.pipeline  # the first reads a file
+    prepare = pipelines.Compose([{**augment, "img_ratios": list(MS_RATIOS), "flip": True}])
+
+    def test(image: np.ndarray) -> np.ndarray:
+        facts = dict.fromkeys(("img_shape", "ori_shape", "pad_shape"), image.shape)
+        views = prepare({"img": image, "filename": "", "ori_filename": "", "scale_factor": 1.0, **facts})
+        images = [view[None] for view in views["img"]]
+        metas = [[view.data] for view in views["img_metas"]]
+        return network.aug_test(images, metas)[0]  # pyright: ignore[reportCallIssue]
+
+    return test

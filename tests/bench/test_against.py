@@ -13,8 +13,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.paper import load_paper
@@ -23,6 +26,7 @@ from segcore.segmentor import Segmentor, StepInfo, Target
 BENCH = Path(__file__).parents[2] / "bench"
 RECIPE = "toy"
 CLASSES = 5
+MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @pytest.fixture
@@ -32,6 +36,7 @@ def against(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(import_module("references").NUM_CLASSES, RECIPE, CLASSES)
     script = import_module("against")
     monkeypatch.setattr(script, "CROP", 64)
+    monkeypatch.setattr(script, "PICTURE", (96, 128))
     return script
 
 
@@ -50,6 +55,21 @@ class FakeRepository(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return self.inner.logits(image)
 
+    def aug_test(self, picture: np.ndarray) -> np.ndarray:
+        """Six scales and their mirrored images, written down without anything of ours."""
+        height, width = picture.shape[:2]
+        total = torch.zeros(CLASSES, height, width)
+        mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
+        for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75):
+            factor = min(ratio * 256 / max(height, width), ratio * 192 / min(height, width))
+            size = (int(width * factor + 0.5), int(height * factor + 0.5))
+            pixels = torch.from_numpy(cv2.resize(picture, size)[..., ::-1].copy()).permute(2, 0, 1)
+            image = ((pixels - mean) / deviation)[None]
+            for shown, back in ((image, lambda x: x), (image.flip(-1), lambda x: x.flip(-1))):
+                logits = F.interpolate(back(self(shown)), (height, width), mode="bilinear", align_corners=False)
+                total += logits[0].softmax(dim=0)
+        return total.argmax(dim=0).numpy()
+
     def loss(self, image: Tensor, target: Target) -> Tensor:
         return self.inner.losses(image, target, StepInfo(0, 1, 0.1)).total()
 
@@ -59,7 +79,8 @@ def pair(against: Any) -> Any:
     """Return the stand-in and ours with its weights."""
     torch.manual_seed(0)
     network = FakeRepository()
-    published = against.Published(network=network, forward=network, loss=network.loss)
+    test = network.aug_test
+    published = against.Published(network=network, forward=network, loss=network.loss, aug_test=test)
     return against.pair_of(load_paper("cgrseg"), RECIPE, published)
 
 
@@ -68,6 +89,7 @@ def test_a_network_with_the_published_weights_agrees(against: Any, pair: Any) ->
     assert all(torch.equal(value, weights[name]) for name, value in pair.ours.state_dict().items())
     assert against.measure_forward(pair, 64, pairs=1).difference < against.OUTPUT_TOLERANCE
     assert against.measure_step(pair, pairs=1).difference < against.LOSS_TOLERANCE
+    assert against.measure_test(pair, pairs=1).difference < against.DIFFERING_PIXELS
 
 
 def test_a_network_that_computes_something_else_is_refused(against: Any, pair: Any) -> None:
@@ -77,6 +99,8 @@ def test_a_network_that_computes_something_else_is_refused(against: Any, pair: A
         against.measure_forward(pair, 64, pairs=1)
     with pytest.raises(against.DifferentError, match="differ by"):
         against.measure_step(pair, pairs=1)
+    with pytest.raises(against.DifferentError, match="differ by"):
+        against.measure_test(pair, pairs=1)
 
 
 @dataclass
