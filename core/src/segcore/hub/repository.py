@@ -121,7 +121,10 @@ def _explained(repository: str) -> Iterator[None]:
     sentences = (
         (errors.RepositoryNotFoundError, "there is no such repository, or it is private: `hf auth login` opens yours"),
         (errors.RevisionNotFoundError, "it has no such revision"),
-        (errors.LocalEntryNotFoundError, "it is not in the cache, and the hub was not reached"),
+        (
+            errors.LocalEntryNotFoundError,
+            "it is not in the cache, the hub was not reached, and no folder here is called so",
+        ),
         (errors.EntryNotFoundError, f"it has no {CONFIG} and {PRETRAINED}: save_pretrained did not make it"),
         (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set"),
         (errors.LocalTokenNotFoundError, login),
