@@ -27,6 +27,7 @@ NEEDED = (
     "--extra=smp",
 )
 ONNX = ("onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.17")
+NOTEBOOK_TOOLS = ("nbclient>=0.10", "ipykernel>=6.29")
 TEST_TOOLS = (
     "pytest>=8",
     "pytest-xdist>=3",
@@ -38,6 +39,7 @@ TEST_TOOLS = (
     "mmcv-lite>=2.1",
     "segmentation-models-pytorch>=0.5",
     *ONNX,
+    *NOTEBOOK_TOOLS,
 )
 
 
@@ -196,8 +198,8 @@ TINY = (
 """Options of a run of seconds."""
 
 
-WITHOUT_THE_TREE = ("tests/__init__.py", "tests/hub", "tests/test_python_pages.py")
-"""Tests of what is done from Python: they need the packages, pytest and the pages alone."""
+WITHOUT_THE_TREE = ("tests/__init__.py", "tests/hub", "tests/test_python_pages.py", "tests/test_notebook.py")
+"""Tests of what is done from Python: they need the packages, tools of tests and the pages alone."""
 
 
 @nox.session(requires=["build"])
@@ -225,9 +227,10 @@ def wheels(session: nox.Session) -> None:
         predict(name, f"{name}/masks")
         session.run("segcore", "export", f"{name}/best.safetensors", f"{name}.onnx", "--normalize", "--argmax")
     session.run("segcore", "export", f"{PACKAGES[0]}/best.safetensors", "network.pt2")
+    session.run("segcore", "export", f"{PACKAGES[0]}/best.safetensors", "int8.onnx", "--int8", str(root / "core" / "docs"))
     session.run("python", "-c", "import torch; torch.export.load('network.pt2').module()(torch.zeros(2, 3, 96, 64))")
-    session.install("pytest>=8")
-    session.run("python", "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", *WITHOUT_THE_TREE[1:])
+    session.install("pytest>=8", *NOTEBOOK_TOOLS)
+    session.run("python", "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", "-m", "", *WITHOUT_THE_TREE[1:])
     session.install("--no-deps", "opencv-python-headless")  # over the other one: the same module
     predict(PACKAGES[0], "headless")
     session.chdir(root)
