@@ -215,8 +215,10 @@ def wheels(session: nox.Session) -> None:
         copy(part, Path(folder, part))
     session.chdir(folder)
     session.env.update(PYTHONPATH="", HF_HUB_OFFLINE="1")  # nothing of the tree, no network
-    wanted = [f"{name}=={version}" for name in PACKAGES]
-    session.install("--find-links", str(dist), *wanted, f"segcore[onnx,hub]=={version}")
+    # by their files: of a name and version alone, uv takes what it has kept from an earlier build
+    built = {name: next(dist.glob(f"{name}-{version}-*.whl")).as_uri() for name in ("segcore", *PACKAGES)}
+    extras = {"segcore": "[onnx,hub]"}
+    session.install(*(f"{name}{extras.get(name, '')} @ {wheel}" for name, wheel in built.items()))
 
     def predict(name: str, out: str) -> None:
         words = ("toy", f"{name}/best.safetensors", str(root / "core" / "docs" / "demo.png"), "--out", out)
@@ -226,8 +228,8 @@ def wheels(session: nox.Session) -> None:
         session.run(f"{name}-train", "toy", "--work-dir", name, *TINY)
         predict(name, f"{name}/masks")
         session.run("segcore", "export", f"{name}/best.safetensors", f"{name}.onnx", "--normalize", "--argmax")
-    session.run("segcore", "export", f"{PACKAGES[0]}/best.safetensors", "network.pt2")
-    session.run("segcore", "export", f"{PACKAGES[0]}/best.safetensors", "int8.onnx", "--int8", str(root / "core" / "docs"))
+    for words in (("network.pt2",), ("int8.onnx", "--int8", str(root / "core" / "docs"))):
+        session.run("segcore", "export", f"{PACKAGES[0]}/best.safetensors", *words)
     session.run("python", "-c", "import torch; torch.export.load('network.pt2').module()(torch.zeros(2, 3, 96, 64))")
     session.install("pytest>=8", *NOTEBOOK_TOOLS)
     session.run("python", "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", "-m", "", *WITHOUT_THE_TREE[1:])
