@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 PAPERS = sorted(path.parent.name for path in (ROOT / "packages").glob("*/pyproject.toml"))
 
-GROUND = ("errors", "lazy", "opencv", "console", "files", "failures", "distributed")
+GROUND = ("errors", "lazy", "memory", "opencv", "console", "files", "failures", "distributed")
 """What every room may stand on; docs/architecture.md draws no arrows to it."""
 ORDER = (
     *GROUND,

@@ -41,7 +41,22 @@ def test_values_and_gradients_are_those_of_torch(memory_format: torch.memory_for
     torch.testing.assert_close(gradients, wanted, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["kernel_size", "stride", "groups", "padding"])
+@pytest.mark.parametrize("groups", [1, 96])
+@pytest.mark.parametrize("side", [8, 24])
+def test_nothing_runs_in_torchs_slow_forms(side: int, groups: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(96, 192, 1, groups=groups)
+    x = torch.randn(1, 96, side, side)
+    expected = layer(x)
+    with torch.profiler.profile() as profile:
+        found = changed(layer)(x)
+    names = {event.key for event in profile.key_averages()}
+    assert "aten::slow_conv_dilated2d" not in names  # torch's form of what is dilated and small
+    assert ("aten::mkldnn_convolution" in names) == (side == 24)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["kernel_size", "stride", "padding"])
 def test_other_convolutions_are_left_alone(name: str) -> None:
     options: dict[str, Any] = {"kernel_size": 1, name: 2}
     assert type(changed(nn.Conv2d(8, 8, **options))) is nn.Conv2d

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from segcore import __version__
-from segcore.commands.running import answer_interrupts, leave_run, run_guarded
+from segcore.commands.running import enter_run, leave_run, run_guarded
 from segcore.errors import InputError
 
 Table = Mapping[str, tuple[str, str]]
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"segcore {__version__}")
         return 0
     if argv is None:
-        answer_interrupts("segcore")
+        enter_run("segcore")
     code = _choose("segcore", COMMANDS, words)
     if argv is None:
         leave_run(code)

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Protocol
 
 from segcore.errors import InputError
+from segcore.memory import keep_freed_memory
 
 
 class Command(Protocol):
@@ -32,22 +33,28 @@ def command(program: str, body: Callable[[list[str]], int]) -> Command:
 
 def run_guarded(program: str, argv: Sequence[str] | None, body: Callable[[list[str]], int]) -> int:
     """Run a command: what a user caused becomes one sentence and exit code 2 (with `--debug`, a traceback as well)."""
-    # Threads that wait for each other spin only briefly: two runs on two cores then share them instead of starving
-    # each other (measured: 15 images/s each instead of 2), for 7 % of the speed of a run alone.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a letter gets its number instead
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
-        answer_interrupts(program)
+        enter_run(program)
     code = _run(program, words, body)
     if argv is None:
         leave_run(code)
     return code
 
 
-def answer_interrupts(program: str) -> None:
+def enter_run(program: str) -> None:
+    """Set this process up for a command, before torch is imported."""
+    # Threads that wait for each other spin only briefly: two runs on two cores then share them instead of starving
+    # each other (measured: 15 images/s each instead of 2), for 7 % of the speed of a run alone.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    keep_freed_memory()
+    _answer_interrupts(program)
+
+
+def _answer_interrupts(program: str) -> None:
     """Let Ctrl-C end this process at once while something is imported, else as Python does.
 
     An import may lose the exception, in C code or in a search for an optional part, and go on with half a module.

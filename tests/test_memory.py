@@ -1,0 +1,49 @@
+"""Freed memory stays with a process that wants it to."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource
+{before}
+import torch
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    started = faults()
+    torch.ones(16 << 20)  # 64 MiB: 16384 pages
+print(faults() - started)
+"""
+
+
+def faults_of(before: str) -> int:
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    words = [sys.executable, "-c", PROGRAM.format(before=before)]
+    return int(subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_large_tensors_come_from_memory_that_was_freed() -> None:
+    assert faults_of("") > 10_000
+    assert faults_of("from segcore.memory import keep_freed_memory; keep_freed_memory()") < 100
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_commands_start_with_it() -> None:
+    assert faults_of("from segcore.commands.running import enter_run; enter_run('segcore')") < 100
+
+
+def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    from segcore import memory
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr("ctypes.CDLL", lambda _: pytest.fail("asked the C library"))
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    memory.keep_freed_memory()
+    assert "THP_MEM_ALLOC_ENABLE" not in os.environ
