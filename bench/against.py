@@ -6,10 +6,12 @@ DIR is a checkout of the published repository (`bench/references/PAPER.py` says 
 Python files alone are used. Nothing of theirs is in this repository.
 
 Both networks take turns in one process with one thread, so that other load meets both: the table has the median of the
-pairs' ratios of processor time. Memory is the process's peak beyond what it held before the call (Linux). Ours is what
-the commands run: the forward pass is `for_inference`'s, everything is channels_last. A training step is the losses and
-their gradients, without an optimizer, and without dropout, which would draw other numbers on either side. A test is a
-decoded picture at six scales, each mirrored, through either side's whole chain to its label map.
+pairs' ratios of processor time. Each measured call follows one that is not: ours uses freed memory again, as the
+commands do (`segcore.memory`); in theirs it goes back to the system, as in any process. Memory is the process's peak
+beyond what it held before the call (Linux). Ours is what the commands run: the forward pass is `for_inference`'s,
+everything is channels_last. A training step is the losses and their gradients, without an optimizer, and without
+dropout, which would draw other numbers on either side. A test is a decoded picture at six scales, each mirrored,
+through either side's whole chain to its label map.
 
 `python bench/run.py against -- PAPER ...` writes what is printed into RESULTS.md.
 """
@@ -38,6 +40,7 @@ from torch import Tensor, nn
 
 from segcore.build import for_inference, placed
 from segcore.evaluation.inference import predict_labels, views
+from segcore.memory import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
 from segcore.paper import Paper, load_paper
 from segcore.recipe import Model, Recipe
 from segcore.segmentor import Segmentor, StepInfo, size_of
@@ -56,6 +59,8 @@ PICTURE = (375, 500)
 """Height and width of what is tested at six scales and mirrored."""
 _RATES = ("dropout", "drop_path")
 _MIB = 1024  # kB of /proc
+_PR_SET_THP_DISABLE = 41
+_LARGEST_HEAP_BLOCK = 32 << 20
 Results = Sequence[Tensor]
 
 
@@ -121,12 +126,31 @@ def measure(
     seconds: dict[Callable[[], Results], list[float]] = {published: [], ours: []}
     for number in range(pairs):
         for call in (published, ours) if number % 2 == 0 else (ours, published):
+            manage_memory(is_kept=call is ours)
+            call()
             started = time.process_time()
             call()
             seconds[call].append(time.process_time() - started)
     forget()
-    theirs, mine = (Cost(tuple(seconds[call]), peak_of(call)) for call in (published, ours))
+    costs = []
+    for call in (published, ours):
+        manage_memory(is_kept=call is ours)
+        costs.append(Cost(tuple(seconds[call]), peak_of(call)))
+    theirs, mine = costs
     return Measured(theirs, mine, difference)
+
+
+def manage_memory(*, is_kept: bool) -> None:
+    """Treat freed memory as the commands do, or as a process does by itself, and start without any; Linux."""
+    libc = ctypes.CDLL(None)
+    gc.collect()
+    libc.malloc_trim(0)
+    if is_kept:
+        keep_freed_memory()
+    else:  # where glibc's own rule arrives after a few large tensors
+        libc.mallopt(M_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK)
+        libc.mallopt(M_TRIM_THRESHOLD, 2 * _LARGEST_HEAP_BLOCK)
+    libc.prctl(_PR_SET_THP_DISABLE, int(not is_kept), 0, 0, 0)
 
 
 def peak_of(call: Callable[[], object]) -> float:
@@ -312,6 +336,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=5, help="measured pairs of each row")
     options = parser.parse_args()
     rows, notes, load = [], set(), os.getloadavg()[0]
+    keep_freed_memory()  # before the first tensor
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")  # of code that is years old
     adapter = importlib.import_module(f"references.{options.paper}")

@@ -11,7 +11,7 @@ import ctypes
 import os
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt
 _LARGEST_KEPT = 128 << 20
 _NEVER = 2**31 - 1
 
@@ -27,5 +27,5 @@ def keep_freed_memory() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it when it makes its first tensor
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)  # an older glibc refuses more than 32 MiB: then up to that
-        mallopt(_TRIM_THRESHOLD, _NEVER)
+        mallopt(M_MMAP_THRESHOLD, _LARGEST_KEPT)  # an older glibc refuses more than 32 MiB: then up to that
+        mallopt(M_TRIM_THRESHOLD, _NEVER)
