@@ -15,10 +15,12 @@ import resource
 import torch
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
+found = []
+for _ in range(6):
     started = faults()
     torch.ones(16 << 20)  # 64 MiB: 16384 pages
-print(faults() - started)
+    found.append(faults() - started)
+print(min(found[1:]))  # now and then some are asked for again
 """
 
 

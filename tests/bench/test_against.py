@@ -145,7 +145,7 @@ def faults():
 against.keep_freed_memory()
 for is_kept in (False, True, False):
     against.manage_memory(is_kept=is_kept)
-    print(min(faults() for _ in range(3)))
+    print(min(faults() for _ in range(6)))
 """
 
 
