@@ -2,7 +2,8 @@
 
 A network asks for the same large tensors image after image. glibc gives every freed block of 32 MiB or more, and what
 is free at the end of its heap, back to the system, which hands it out again page by page, zeroed. On an AMD EPYC that
-took 30 % of the processor time of a multi-scale test and 27 % of training steps (CGRSeg-T, one thread, torch 2.15).
+took 24 to 30 % of the processor time of CGRSeg's forward passes at six scales, and 21 to 31 % of its training steps
+(T and B, one thread, torch 2.15: the share of the system's time).
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ def _to_heads(x: Tensor) -> Tensor:
 class TalkingHead(nn.Conv2d):
     """1x1 convolution over the heads, as one product.
 
-    Convolutions want maps in another layout than attention has them: two copies, and 2.2 to 2.9 times the time, most of
-    it for memory (AMD EPYC, one thread, torch 2.15, 256 to 1064 positions).
+    A convolution wants maps in another layout than attention has them, and copies them twice: 1.7 to 2.9 times the time
+    (AMD EPYC, one thread, torch 2.15, 256 to 1064 positions, one and two images).
 
     Shapes:
         (B, M, queries, keys) -> (B, M, queries, keys)
