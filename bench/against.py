@@ -1,6 +1,6 @@
 """Our networks beside the published code: the same weights, the same outputs and losses, both measured in turns.
 
-python bench/against.py PAPER --reference DIR [--mmcv DIR] [--recipe NAME ...] [--pairs N]
+python bench/against.py PAPER --reference DIR [--mmcv DIR] [--recipe NAME ...] [--pairs N] [--device cuda]
 
 DIR is a checkout of the published repository (`bench/references/PAPER.py` says which), --mmcv one of mmcv 1.x, of which
 Python files alone are used. Nothing of theirs is in this repository.
@@ -13,18 +13,18 @@ everything is channels_last. A training step is the losses and their gradients, 
 dropout, which would draw other numbers on either side. A test is a decoded picture at six scales, each mirrored,
 through either side's whole chain to its label map.
 
+On a GPU the step has the published crop and batch per GPU, time is until the GPU is done, memory what torch takes from
+it. What is compared is computed without TF32, what is measured with it.
+
 `python bench/run.py against -- PAPER ...` writes what is printed into RESULTS.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import importlib
-import os
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -35,15 +35,18 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
+from meters import GpuMeter, Meter, ProcessMeter
 from references import Places, Published, num_classes
 from torch import Tensor, nn
 
 from segcore.build import for_inference, placed
-from segcore.evaluation.inference import predict_labels, views
-from segcore.memory import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
+from segcore.evaluation.inference import predict_labels, run_network, views
+from segcore.layers.precision import training_precision
+from segcore.layers.replay import Replays
+from segcore.memory import keep_freed_memory
 from segcore.paper import Paper, load_paper
 from segcore.recipe import Model, Recipe
-from segcore.segmentor import Segmentor, StepInfo, size_of
+from segcore.segmentor import Segmentor, StepInfo, Target, resize, size_of
 from segcore.training.batches import target_of_labels
 
 PAPERS = ("cgrseg", "ecfd", "iiwa", "memorynet", "unept")
@@ -58,9 +61,6 @@ BATCH, CROP = 2, 256
 PICTURE = (375, 500)
 """Height and width of what is tested at six scales and mirrored."""
 _RATES = ("dropout", "drop_path")
-_MIB = 1024  # kB of /proc
-_PR_SET_THP_DISABLE = 41
-_LARGEST_HEAP_BLOCK = 32 << 20
 Results = Sequence[Tensor]
 
 
@@ -69,7 +69,7 @@ class DifferentError(Exception):
 
 
 class Cost(NamedTuple):
-    """Processor time in seconds, one value a pair, and the peak of memory in MiB."""
+    """Seconds, one value a pair, and the peak of memory in MiB."""
 
     seconds: tuple[float, ...]
     peak: float
@@ -84,7 +84,7 @@ class Measured(NamedTuple):
 
     @property
     def faster(self) -> float:
-        """Median of the pairs' ratios of processor time: above 1 ours is faster."""
+        """Median of the pairs' ratios of time: above 1 ours is faster."""
         pairs = zip(self.published.seconds, self.ours.seconds, strict=True)
         return median(theirs / ours for theirs, ours in pairs)
 
@@ -110,6 +110,7 @@ def measure(
     ours: Callable[[], Results],
     pairs: int,
     tolerance: float,
+    meter: Meter,
     forget: Callable[[], object] = gc.collect,
 ) -> Measured:
     """Check that two computations agree, then measure them in turns; every other pair starts with ours.
@@ -120,52 +121,17 @@ def measure(
     Raises:
         DifferentError: if they do not agree.
     """
-    difference = difference_of(published(), ours())
+    with training_precision(meter.device, allow_tf32=False):
+        difference = difference_of(published(), ours())
     if not difference <= tolerance:  # not a number is no agreement
         raise DifferentError(f"results differ by {difference:.2e}, allowed is {tolerance:g}")
     seconds: dict[Callable[[], Results], list[float]] = {published: [], ours: []}
     for number in range(pairs):
         for call in (published, ours) if number % 2 == 0 else (ours, published):
-            manage_memory(is_kept=call is ours)
-            call()
-            started = time.process_time()
-            call()
-            seconds[call].append(time.process_time() - started)
+            seconds[call].append(meter.seconds(call, is_ours=call is ours))
     forget()
-    costs = []
-    for call in (published, ours):
-        manage_memory(is_kept=call is ours)
-        costs.append(Cost(tuple(seconds[call]), peak_of(call)))
-    theirs, mine = costs
+    theirs, mine = (Cost(tuple(seconds[call]), meter.peak(call, is_ours=call is ours)) for call in (published, ours))
     return Measured(theirs, mine, difference)
-
-
-def manage_memory(*, is_kept: bool) -> None:
-    """Treat freed memory as the commands do, or as a process does by itself, and start without any; Linux."""
-    libc = ctypes.CDLL(None)
-    gc.collect()
-    libc.malloc_trim(0)
-    if is_kept:
-        keep_freed_memory()
-    else:  # where glibc's own rule arrives after a few large tensors
-        libc.mallopt(M_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK)
-        libc.mallopt(M_TRIM_THRESHOLD, 2 * _LARGEST_HEAP_BLOCK)
-    libc.prctl(_PR_SET_THP_DISABLE, int(not is_kept), 0, 0, 0)
-
-
-def peak_of(call: Callable[[], object]) -> float:
-    """Return the most memory that the process held during a call beyond what it held before, MiB; Linux."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _kilobytes("VmRSS")
-    call()
-    return (_kilobytes("VmHWM") - before) / _MIB
-
-
-def _kilobytes(entry: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(entry))
 
 
 @torch.no_grad()
@@ -195,21 +161,23 @@ class Pair(NamedTuple):
     ours: Segmentor
     paper: Paper
     recipe_name: str
+    meter: Meter
 
     @property
     def recipe(self) -> Recipe:
         return self.paper.recipes[self.recipe_name]
 
 
-def pair_of(paper: Paper, recipe_name: str, published: Published) -> Pair:
-    """Build our network of a recipe, and give it the published one's weights by the paper's name map."""
+def pair_of(paper: Paper, recipe_name: str, published: Published, meter: Meter) -> Pair:
+    """Build our network of a recipe, give it the published one's weights by the paper's name map, and place both."""
     settle(published.network)
     recipe = paper.recipes[recipe_name]
     model = paper.build(replace(recipe, model=_options(recipe.model, published.options)), num_classes(recipe_name))
     names = published.name_map or paper.name_map(model)
     part = model.get_submodule(published.part)
     part.load_state_dict({**part.state_dict(), **names.convert(part, published.network.state_dict())})
-    return Pair(published, placed(model, recipe.run, torch.device("cpu")), paper, recipe_name)
+    published.network.to(meter.device)
+    return Pair(published, placed(model, recipe.run, meter.device), paper, recipe_name, meter)
 
 
 def _options(options: Model, changes: dict[str, Any]) -> Model:
@@ -219,7 +187,7 @@ def _options(options: Model, changes: dict[str, Any]) -> Model:
 
 def measure_forward(pair: Pair, side: int, pairs: int) -> Measured:
     """Measure the evaluation of one image; where the published test resizes the logits to it, ours does, too."""
-    image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(pair.meter.device)
     ours_image = image.contiguous(memory_format=torch.channels_last)
     pair.published.network.eval()  # returns nothing in some of the published networks
     model = for_inference(pair.ours.eval(), pair.recipe.run)
@@ -233,9 +201,18 @@ def measure_forward(pair: Pair, side: int, pairs: int) -> Measured:
 
     @torch.inference_mode()
     def ours() -> Results:
-        return _listed(model.logits(ours_image) if is_resized else part(ours_image))
+        if pair.published.part:
+            return _listed(part(ours_image))
+        logits = run_network(model, ours_image)
+        return [resize(logits, (side, side)) if is_resized else logits]
 
-    return measure(theirs, ours, pairs, OUTPUT_TOLERANCE, forget=model.eval)
+    return measure(theirs, ours, pairs, OUTPUT_TOLERANCE, pair.meter, forget=lambda: _forget(model))
+
+
+def _forget(model: Segmentor) -> None:
+    """Let go of all that a network in evaluation keeps."""
+    model.eval()
+    model.replays = model.replays and Replays()
 
 
 def _listed(result: Tensor | Sequence[Tensor]) -> Results:
@@ -258,19 +235,20 @@ def measure_test(pair: Pair, pairs: int) -> Measured:
         return [torch.from_numpy(published(picture))]
 
     def ours() -> Results:
-        return [predict_labels(model, views(picture, protocol), protocol, PICTURE)]
+        return [predict_labels(model, views(picture, protocol), protocol, PICTURE).cpu()]
 
-    return measure(theirs, ours, pairs, DIFFERING_PIXELS, forget=model.eval)
+    return measure(theirs, ours, pairs, DIFFERING_PIXELS, pair.meter, forget=lambda: _forget(model))
 
 
-def measure_step(pair: Pair, pairs: int) -> Measured:
+def measure_step(pair: Pair, batch: int, crop: int, pairs: int) -> Measured:
     """Measure the losses of a batch and their gradients."""
-    generator = torch.Generator().manual_seed(1)
-    image = torch.randn(BATCH, 3, CROP, CROP, generator=generator)
-    blocks = torch.randint(num_classes(pair.recipe_name), (BATCH, CROP // 32, CROP // 32), generator=generator)
-    target = target_of_labels(
-        blocks.repeat_interleave(32, 1).repeat_interleave(32, 2), pair.paper.map_source(pair.recipe)
-    )
+    generator, device = torch.Generator().manual_seed(1), pair.meter.device
+    image = torch.randn(batch, 3, crop, crop, generator=generator).to(device)
+    blocks = torch.randint(num_classes(pair.recipe_name), (batch, crop // 32, crop // 32), generator=generator)
+    label = blocks.repeat_interleave(32, 1).repeat_interleave(32, 2)
+    made = target_of_labels(label, pair.paper.map_source(pair.recipe))
+    maps = (None if part is None else part.to(device) for part in made[1:])
+    target = Target(made.label.to(device), *maps)
     ours_image = image.contiguous(memory_format=torch.channels_last)
     step = StepInfo(iteration=0, total=1, lr=pair.recipe.optim.lr)
     part = pair.ours.get_submodule(pair.published.part)
@@ -286,7 +264,7 @@ def measure_step(pair: Pair, pairs: int) -> Measured:
         loss = pair.ours.losses(ours_image, target, step).total() if published_loss else _mean_squares(part(ours_image))
         return _after_backward(part, loss)
 
-    return measure(theirs, ours, pairs, LOSS_TOLERANCE)
+    return measure(theirs, ours, pairs, LOSS_TOLERANCE, pair.meter)
 
 
 def _mean_squares(maps: Tensor | Sequence[Tensor]) -> Tensor:
@@ -316,10 +294,15 @@ def row(recipe_name: str, what: str, measured: Measured) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def measured_part(what: str, pair: Pair, side: int, pairs: int) -> tuple[str, Measured]:
-    """Measure one of PARTS and say what it was."""
+def measured_part(what: str, pair: Pair, side: int, batch: int, pairs: int) -> tuple[str, Measured]:
+    """Measure one of PARTS and say what it was.
+
+    Args:
+        side: of the image, or of the step's crop, pixels.
+        batch: images of a step.
+    """
     if what == "step":
-        return f"step, {BATCH}x3x{CROP}x{CROP}", measure_step(pair, pairs)
+        return f"step, {batch}x3x{side}x{side}", measure_step(pair, batch, side, pairs)
     if what == "test":
         return "ms + flip test of {}x{}".format(*PICTURE), measure_test(pair, pairs)
     return f"forward, 1x3x{side}x{side}", measure_forward(pair, side, pairs)
@@ -334,32 +317,38 @@ def main() -> int:
     parser.add_argument("--recipe", nargs="+", help="recipes instead of the adapter's first")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="parts instead of all; only some adapters have a test")
     parser.add_argument("--pairs", type=int, default=5, help="measured pairs of each row")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what computes")
     options = parser.parse_args()
-    rows, notes, load = [], set(), os.getloadavg()[0]
+    rows, notes = [], set()
     keep_freed_memory()  # before the first tensor
-    torch.set_num_threads(1)
     warnings.filterwarnings("ignore")  # of code that is years old
     adapter = importlib.import_module(f"references.{options.paper}")
-    places = Places(reference=options.reference.resolve(), mmcv=options.mmcv and options.mmcv.resolve())
+    is_gpu = options.device == "cuda"
+    if not is_gpu:
+        torch.set_num_threads(1)
+    places = Places(options.reference.resolve(), options.mmcv and options.mmcv.resolve(), options.device)
     paper = load_paper(options.paper)
+    title = (GpuMeter(is_training=True) if is_gpu else ProcessMeter()).title
     for name in options.recipe or list(adapter.CASES)[:1]:
-        side = adapter.CASES[name]
         try:
             for what in options.only or PARTS:
+                is_small_step = what == "step" and not is_gpu
+                side, batch = (CROP, BATCH) if is_small_step else (adapter.CASES[name], adapter.BATCH_PER_GPU)
+                meter = GpuMeter(is_training=what == "step") if is_gpu else ProcessMeter()
                 torch.manual_seed(0)
-                pair = pair_of(paper, name, adapter.build(name, places, CROP if what == "step" else side))
+                pair = pair_of(paper, name, adapter.build(name, places, side), meter)
                 if what == "test" and pair.published.aug_test is None:
                     continue
-                title, measured = measured_part(what, pair, side, options.pairs)
-                rows.append(row(name, title, measured))
+                shown, measured = measured_part(what, pair, side, batch, options.pairs)
+                rows.append(row(name, shown, measured))
                 notes.add(pair.published.note)
         except DifferentError as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 1
     print(f"""{(adapter.__doc__ or "").strip().splitlines()[0]}
 
-float32, 1 thread of {os.cpu_count()} cores, load average {load:.1f} before the run. Processor time: medians of
-{options.pairs} pairs. Outputs agree within {OUTPUT_TOLERANCE:g} of their deviation, losses within {LOSS_TOLERANCE:g},
+{title}: medians of {options.pairs} pairs.
+Outputs agree within {OUTPUT_TOLERANCE:g} of their deviation, losses within {LOSS_TOLERANCE:g},
 label maps but for {DIFFERING_PIXELS:g} of their pixels; the last column is the largest difference.
 {" ".join(sorted(notes))}
 

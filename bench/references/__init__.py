@@ -1,6 +1,7 @@
 """How to run published code beside ours, one adapter a paper; the code itself stays in its own checkout.
 
-An adapter has `CASES` (recipe -> side of the test image, pixels) and `build(recipe, places, side)`. It may stand in for
+An adapter has `CASES` (recipe -> side of the test image and of the published crop, pixels), `BATCH_PER_GPU` (of the
+published training) and `build(recipe, places, side)`. It may stand in for
 what newer numpy, timm and torch lack, for what the network does not use, and for operators that exist for CUDA only
 where the checkout has a form in plain torch; `note` then says so.
 """
@@ -29,12 +30,19 @@ def num_classes(recipe: str) -> int:
     return next(count for end, count in NUM_CLASSES.items() if recipe.endswith(end))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Places:
-    """Folders that go in front of Python's path: the published repository, and mmcv 1.x where it needs one."""
+    """Where published code lies and runs.
+
+    Attributes:
+        reference: the published repository, goes in front of Python's path.
+        mmcv: mmcv 1.x where it needs one, likewise.
+        device: cpu or cuda.
+    """
 
     reference: Path
     mmcv: Path | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)

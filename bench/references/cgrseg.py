@@ -12,6 +12,7 @@ from references import Places, Published
 from references.openmmlab import aug_test, configuration, encode_decode, open_checkout, segmentor, total
 
 CASES = {"t-ade20k": 512, "b-ade20k": 512, "l-ade20k": 512}
+BATCH_PER_GPU = 4
 
 
 def build(recipe: str, places: Places, side: int) -> Published:

@@ -12,6 +12,7 @@ from references.openmmlab import open_checkout
 from segcore.backbones.swin_names import OPENMMLAB
 
 CASES = {"s-ade20k": 512}
+BATCH_PER_GPU = 2
 
 
 def build(recipe: str, places: Places, side: int) -> Published:

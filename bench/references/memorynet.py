@@ -13,6 +13,7 @@ from references.openmmlab import open_checkout
 from segcore.segmentor import Target
 
 CASES = {"r50-ade20k": 512}
+BATCH_PER_GPU = 4
 _LR = 0.01
 # for data sets, and for a script beside the network
 _UNUSED = (

@@ -83,7 +83,8 @@ def aug_test(network: nn.Module, config: Any) -> Callable[[np.ndarray], np.ndarr
     def test(image: np.ndarray) -> np.ndarray:
         facts = dict.fromkeys(("img_shape", "ori_shape", "pad_shape"), image.shape)
         views = prepare({"img": image, "filename": "", "ori_filename": "", "scale_factor": 1.0, **facts})
-        images = [view[None] for view in views["img"]]
+        device = next(network.parameters()).device
+        images = [view[None].to(device) for view in views["img"]]
         metas = [[view.data] for view in views["img_metas"]]
         return network.aug_test(images, metas)[0]  # pyright: ignore[reportCallIssue]
 

@@ -9,21 +9,23 @@ import torch
 from torch import Tensor
 
 from references import Places, Published
-from references.deform_attn import NOTE, stand_in_for_operator, use_plain_form
+from references.deform_attn import stand_in_for_operator, use_operator
 from references.openmmlab import configuration, open_checkout
 from segcore.segmentor import Target
 
 CASES = {"r50-ade20k": 480}
+BATCH_PER_GPU = 2
 _STRIDE = 8  # image pixels per query
 
 
 def build(recipe: str, places: Places, side: int) -> Published:
     """Return the network of the released configuration for inputs of one size."""
     open_checkout(places)
-    stand_in_for_operator()
-    torch.Tensor.cuda = lambda self, *_, **__: self  # the code asks for a GPU by name
+    stand_in_for_operator(places)
+    if places.device == "cpu":
+        torch.Tensor.cuda = lambda self, *_, **__: self  # the code asks for a GPU by name
     networks = importlib.import_module("models")
-    use_plain_form("models.ops.functions.ms_deform_attn_func")
+    note = use_operator(places, "models.ops.functions.ms_deform_attn_func")
     config = configuration(places, f"configs/res50_unept_{recipe.split('-')[1]}.py")
     config.test_cfg.num_queries = (side // _STRIDE) ** 2
     options: dict[str, Any] = dict(config.model)
@@ -41,5 +43,5 @@ def build(recipe: str, places: Places, side: int) -> Published:
         forward=lambda image: network.encode_decode(image)[0],
         loss=loss,
         options={"window": side},
-        note=NOTE,
+        note=note,
     )

@@ -83,14 +83,14 @@ def pair(against: Any) -> Any:
     network = FakeRepository()
     test = network.aug_test
     published = against.Published(network=network, forward=network, loss=network.loss, aug_test=test)
-    return against.pair_of(load_paper("cgrseg"), RECIPE, published)
+    return against.pair_of(load_paper("cgrseg"), RECIPE, published, against.ProcessMeter())
 
 
 def test_a_network_with_the_published_weights_agrees(against: Any, pair: Any) -> None:
     weights = pair.published.network.inner.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in pair.ours.state_dict().items())
     assert against.measure_forward(pair, 64, pairs=1).difference < against.OUTPUT_TOLERANCE
-    assert against.measure_step(pair, pairs=1).difference < against.LOSS_TOLERANCE
+    assert against.measure_step(pair, 2, 64, pairs=1).difference < against.LOSS_TOLERANCE
     assert against.measure_test(pair, pairs=1).difference < against.DIFFERING_PIXELS
 
 
@@ -100,7 +100,7 @@ def test_a_network_that_computes_something_else_is_refused(against: Any, pair: A
     with pytest.raises(against.DifferentError, match="differ by"):
         against.measure_forward(pair, 64, pairs=1)
     with pytest.raises(against.DifferentError, match="differ by"):
-        against.measure_step(pair, pairs=1)
+        against.measure_step(pair, 2, 64, pairs=1)
     with pytest.raises(against.DifferentError, match="differ by"):
         against.measure_test(pair, pairs=1)
 
@@ -122,7 +122,9 @@ def test_the_ratio_is_the_median_of_the_ratios_of_pairs(against: Any, monkeypatc
     # the first call of each checks, one goes before each that counts, the last is for memory; ratios are 2, 1 and 3
     theirs = iter((100.0, 100.0, 2.0, 100.0, 5.0, 100.0, 30.0, 100.0))
     ours = iter((100.0, 100.0, 1.0, 100.0, 5.0, 100.0, 10.0, 100.0))
-    measured = against.measure(lambda: clock.work(theirs, result), lambda: clock.work(ours, result), 3, 0.0)
+    measured = against.measure(
+        lambda: clock.work(theirs, result), lambda: clock.work(ours, result), 3, 0.0, against.ProcessMeter()
+    )
     assert measured.published.seconds == (2.0, 5.0, 30.0)
     assert measured.ours.seconds == (1.0, 5.0, 10.0)
     assert measured.faster == 2.0
@@ -131,20 +133,20 @@ def test_the_ratio_is_the_median_of_the_ratios_of_pairs(against: Any, monkeypatc
 @pytest.mark.parametrize("ours", [[torch.tensor([1.0, 2.0, float("nan")])], [torch.zeros(4)], []])
 def test_other_shapes_and_what_is_no_number_are_refused(against: Any, ours: list[Tensor]) -> None:
     with pytest.raises(against.DifferentError):
-        against.measure(lambda: [torch.arange(3.0)], lambda: ours, 1, 1e-4)
+        against.measure(lambda: [torch.arange(3.0)], lambda: ours, 1, 1e-4, against.ProcessMeter())
 
 
 FAULTS = """
 import resource, sys
 sys.path.insert(0, {folder!r})
-import against, torch
+import meters, torch
 def faults():
     started = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(16 << 20)  # 64 MiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - started
-against.keep_freed_memory()
+meters.keep_freed_memory()
 for is_kept in (False, True, False):
-    against.manage_memory(is_kept=is_kept)
+    meters.manage_memory(is_kept=is_kept)
     print(min(faults() for _ in range(6)))
 """
 
@@ -161,5 +163,6 @@ def test_freed_memory_is_used_again_in_ours_alone() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_the_peak_of_the_call(against: Any) -> None:
     mebibyte = 2**18  # float32 values
-    against.peak_of(lambda: torch.ones(mebibyte))
-    assert against.peak_of(lambda: torch.ones(64 * mebibyte)) == pytest.approx(64, abs=4)
+    meter = against.ProcessMeter()
+    meter.peak(lambda: torch.ones(mebibyte), is_ours=False)
+    assert meter.peak(lambda: torch.ones(64 * mebibyte), is_ours=False) == pytest.approx(64, abs=4)

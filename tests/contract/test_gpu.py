@@ -15,7 +15,8 @@ import torch
 
 from segcore import distributed
 from segcore.build import for_inference
-from segcore.evaluation.inference import View, predict_labels
+from segcore.evaluation.inference import View, predict_labels, run_network
+from segcore.layers.replay import RECORD_AFTER
 from segcore.paper import Paper
 from segcore.recipe import AMP
 from segcore.training.loop import train
@@ -88,6 +89,34 @@ def test_no_test_step_waits(paper: Paper, tmp_path: Path) -> None:
     torch.cuda.synchronize()
     with no_waits():
         predict_labels(model, parts, protocol, (64, 96))
+
+
+@torch.inference_mode()
+def test_replayed_forward_passes_are_those_of_the_network(paper: Paper, tmp_path: Path) -> None:
+    recipe = small_recipe(paper, tmp_path)
+    model = for_inference(paper.build(recipe, 8).eval().to(DEVICE), recipe.run)
+    images = [torch.randn(2, 3, height, 96, device=DEVICE) for height in (48, 64, 80)]
+    for _ in range(RECORD_AFTER):
+        for image in images:
+            run_network(model, image)
+    for image in reversed(images):
+        expected = model(image + 1)
+        model.eval()  # forgets its tables, which the recordings read
+        _overwritten = [torch.full((1 << 16,), float("nan"), device=DEVICE) for _ in range(200)]
+        with launches() as counted:
+            replayed = run_network(model, image + 1)
+        assert counted == ["cudaGraphLaunch"]
+        assert torch.equal(replayed, expected)
+
+
+@contextmanager
+def launches() -> Iterator[list[str]]:
+    """Collect how networks are launched within the block: kernel by kernel, or as a graph."""
+    names: list[str] = []
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        yield names
+    found = {event.name for event in profile.events() or ()}
+    names.extend(sorted(name for name in found if name.startswith("cudaGraphLaunch")))
 
 
 def test_one_process_of_nccl_trains(paper: Paper, tmp_path: Path) -> None:

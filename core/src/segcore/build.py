@@ -13,6 +13,7 @@ from segcore.errors import InputError
 from segcore.layers.fuse import fuse_norms
 from segcore.layers.pointwise import use_onednn_pointwise
 from segcore.layers.precision import memory_format
+from segcore.layers.replay import Replays
 from segcore.paper import Paper, load_paper
 from segcore.recipe import Model, Recipe, Run
 from segcore.recipe.file import recipe_from_plain
@@ -49,9 +50,13 @@ def placed(model: Segmentor, run: Run, device: torch.device) -> Segmentor:
 def for_inference(model: Segmentor, run: Run) -> Segmentor:
     """Return what tests, predicts and validates: the network with its norms folded, or itself with --run.exact.
 
-    The copy shares tensors with `model`, see `fuse_norms`.
+    On a CUDA device its tests replay recorded forward passes. The copy shares tensors with `model`, see `fuse_norms`.
     """
-    return model if run.exact else fuse_norms(model)
+    if run.exact:
+        return model
+    network = fuse_norms(model)
+    network.replays = Replays()
+    return network
 
 
 def fine_tune_from(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from segcore.errors import InputError
 from segcore.hub.origin import About, Origin
 from segcore.hub.repository import upload, write_repository
+from segcore.layers.replay import Replays
 from segcore.losses import at_least_float32, pixel_accuracy
 
 
@@ -76,6 +77,7 @@ class Segmentor(nn.Module, ABC):
         classifiers: prefixes of the tensors that depend on K (re-initialized when fine-tuning to other classes).
         loss_only: prefixes of the tensors that only `losses` uses: auxiliary heads.
         origin: paper, recipe and classes; None for a network that was put together by hand.
+        replays: how its forward passes run in tests, where that is not the plain call.
     """
 
     backbone: nn.Module
@@ -84,6 +86,7 @@ class Segmentor(nn.Module, ABC):
     classifiers: tuple[str, ...] = ()
     loss_only: tuple[str, ...] = ()
     origin: Origin | None = None
+    replays: Replays | None = None
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:

@@ -43,10 +43,10 @@ def _without_gradient(backbone: Backbone, names: Collection[str], levels: Collec
     Nothing is computed there, and neither running statistics nor random numbers move.
     """
     tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
-    blank = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    trained = [blank[name].requires_grad_() for name in names]
-    image = torch.empty(2, 3, *backbone.legal_size(*_SIZE), device="meta")
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():  # networks are built inside such blocks, too
+        blank = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+        trained = [blank[name].requires_grad_() for name in names]
+        image = torch.empty(2, 3, *backbone.legal_size(*_SIZE), device="meta")
         maps = torch.func.functional_call(backbone, blank, (image,))
         gradients = torch.autograd.grad([maps[level].sum() for level in levels], trained, allow_unused=True)
     return [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]

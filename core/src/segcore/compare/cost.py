@@ -11,7 +11,7 @@ import torch
 from segcore import distributed
 from segcore.build import build_from_checkpoint, build_model, for_inference, placed
 from segcore.data import create_dataset
-from segcore.evaluation.inference import network_input, views
+from segcore.evaluation.inference import network_input, run_network, views
 from segcore.evaluation.timing import median_seconds, processor
 from segcore.layers.count import count
 from segcore.layers.precision import mixed_precision
@@ -38,7 +38,7 @@ def measure(weights: Path) -> Cost:
 
     def forward() -> None:
         with torch.inference_mode(), mixed_precision(device, run.amp):
-            network(image)
+            run_network(network, image)
 
     seconds = median_seconds(forward, _RUNS, device)
     counted = count(model, size, device)

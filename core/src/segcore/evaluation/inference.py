@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segcore.evaluation.logit_map import LogitMap, row_table
 from segcore.images.transforms import multiple_size, normalize, resize_bounds, resize_image, resized_size
+from segcore.layers.replay import Replays
 from segcore.recipe import Evaluate
 
 BAND_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
@@ -175,9 +176,15 @@ def _forward(model: nn.Module, crops: list[Tensor], padded: tuple[int, int], pro
     single = [image for pair in crops for image in pair.unbind()]
     logits: list[Tensor] = []  # (K, h', w') each
     for i in range(0, len(single), batch):
-        output: Tensor = model(_pad(torch.stack(single[i : i + batch]), padded))
+        output = run_network(model, _pad(torch.stack(single[i : i + batch]), padded))
         logits.extend(output.float().unbind())
     return [torch.stack(logits[i : i + num_images]) for i in range(0, len(logits), num_images)]
+
+
+def run_network(model: nn.Module, image: Tensor) -> Tensor:
+    """Return `model(image)`; a network of `build.for_inference` replays what it recorded, on CUDA devices."""
+    replays: Replays | None = getattr(model, "replays", None)
+    return replays(model, image) if replays else model(image)
 
 
 def forward_batch(

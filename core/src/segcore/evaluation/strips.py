@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segcore.evaluation.inference import Grid, View, band_height, forward_batch, grid_of, network_input
+from segcore.evaluation.inference import Grid, View, band_height, forward_batch, grid_of, network_input, run_network
 from segcore.evaluation.logit_map import LogitMap
 from segcore.recipe import Evaluate
 
@@ -65,7 +65,8 @@ def _window_logits(model: nn.Module, source: RowSource, grid: Grid, protocol: Ev
 
     def forward() -> Iterator[Tensor]:
         padding = (0, grid.padded[1] - width, 0, grid.padded[0] - height)
-        output: Tensor = model(nn.functional.pad(torch.cat(waiting), padding) if any(padding) else torch.cat(waiting))
+        windows = torch.cat(waiting)
+        output = run_network(model, nn.functional.pad(windows, padding) if any(padding) else windows)
         yield from output.float().split(1)
         waiting.clear()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -18,6 +20,24 @@ scale, and at the six scales of the published tests, 0.5 to 1.75, all together t
 _MOST = 64  # results of one function: the maps of a network at every scale of a test
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+_used: ContextVar[list[Any] | None] = ContextVar("_used", default=None)
+
+
+@contextmanager
+def tables_used() -> Iterator[list[Any]]:
+    """Collect what is handed out within the block: a recorded CUDA graph reads it for as long as it lives."""
+    tables: list[Any] = []
+    token = _used.set(tables)
+    try:
+        yield tables
+    finally:
+        _used.reset(token)
+
+
+def _note_use(table: Any) -> None:
+    tables = _used.get()
+    if tables is not None:
+        tables.append(table)
 
 
 def kept_by_size(compute: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
@@ -33,7 +53,9 @@ def kept_by_size(compute: Callable[_Arguments, _Result]) -> Callable[_Arguments,
         if torch.compiler.is_compiling():
             return compute(*args, **kwargs)
         with torch.inference_mode(False):
-            return remembered(*args, **kwargs)
+            result = remembered(*args, **kwargs)
+        _note_use(result)
+        return result
 
     return call
 
@@ -71,6 +93,7 @@ class KeptBySize(nn.Module):
         value = self._kept.pop((height, width), None)
         self._kept[height, width] = value = self.compute(height, width) if value is None else value
         self._drop_oldest()
+        _note_use(value)
         return value
 
     def _drop_oldest(self) -> None:
