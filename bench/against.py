@@ -14,7 +14,7 @@ dropout, which would draw other numbers on either side. A test is a decoded pict
 through either side's whole chain to its label map.
 
 On a GPU the step has the published crop and batch per GPU, time is until the GPU is done, memory what torch takes from
-it. What is compared is computed without TF32, what is measured with it.
+it. What is compared is computed without TF32, what is measured with it, after the calls in which ours records.
 
 `python bench/run.py against -- PAPER ...` writes what is printed into RESULTS.md.
 """
@@ -35,8 +35,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-from meters import GpuMeter, Meter, ProcessMeter
 from references import Places, Published, num_classes
+from references.meters import GpuMeter, Meter, ProcessMeter
 from torch import Tensor, nn
 
 from segcore.build import for_inference, placed

@@ -18,6 +18,7 @@ from segcore.build import for_inference, placed
 from segcore.data import dataset_classes
 from segcore.evaluation.inference import View, predict_labels
 from segcore.layers.precision import mixed_precision, training_precision
+from segcore.layers.replay import RECORD_AFTER
 from segcore.paper import Paper, load_paper
 from segcore.recipe import AMP, Recipe
 from segcore.segmentor import Segmentor, StepInfo
@@ -34,14 +35,14 @@ DEVICE = torch.device("cuda")
 
 
 def seconds(call: Callable[[], object], repeats: int = 8) -> float:
-    """Return the median time of a call, host and device together, after three calls."""
+    """Return the median time of a call, host and device together, after those in which a test is recorded."""
     times: list[float] = []
-    for turn in range(repeats + 3):
+    for turn in range(repeats + RECORD_AFTER):
         torch.cuda.synchronize()
         started = time.perf_counter()
         call()
         torch.cuda.synchronize()
-        if turn >= 3:
+        if turn >= RECORD_AFTER:
             times.append(time.perf_counter() - started)
     return median(times)
 

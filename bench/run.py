@@ -62,6 +62,7 @@ def main() -> int:
             failed = True
             continue
         title = f"{name} {options[0]}" if name == NEEDS_CHECKOUTS else name  # a paper at a time
+        title += " on a GPU" if "cuda" in options else ""
         results[title] = f"{datetime.date.today()}, {machine()}\n\n{done.stdout.strip()}"
     body = "\n\n".join(f"## {name}\n\n{results[name]}" for name in sorted(results))
     head = (

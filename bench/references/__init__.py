@@ -1,9 +1,9 @@
 """How to run published code beside ours, one adapter a paper; the code itself stays in its own checkout.
 
 An adapter has `CASES` (recipe -> side of the test image and of the published crop, pixels), `BATCH_PER_GPU` (of the
-published training) and `build(recipe, places, side)`. It may stand in for
-what newer numpy, timm and torch lack, for what the network does not use, and for operators that exist for CUDA only
-where the checkout has a form in plain torch; `note` then says so.
+published training) and `build(recipe, places, side)`. It may stand in for what newer numpy, timm and torch lack, for
+what the network does not use, and for operators that exist for CUDA only where the checkout has a form in plain torch;
+`note` then says so.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from references.openmmlab import open_checkout
 from segcore.segmentor import Target
 
 CASES = {"r50-ade20k": 512}
-BATCH_PER_GPU = 4
+BATCH_PER_GPU = 2
+"""16 in all; no configuration says how many GPUs, the launcher's default is 8."""
 _LR = 0.01
 # for data sets, and for a script beside the network
 _UNUSED = (

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import segcore
-from segcore.backbones import create_backbone
+from segcore.backbones import create_backbone, unread
 from segcore.backbones.unread import freeze_unread, unread_parameters
 from segcore.paper import installed_papers
 
@@ -36,6 +36,17 @@ def test_freezing_leaves_nothing_unread() -> None:
     frozen = [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad]
     assert frozen == [f"norms.{i}.{part}" for i in range(3) for part in ("weight", "bias")]
     assert unread_parameters(backbone, [-1]) == []
+
+
+@pytest.mark.parametrize("block", [torch.inference_mode, torch.no_grad])
+def test_a_network_may_be_built_where_no_gradients_are_taken(block: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unread, "_known", {})  # so that it is asked anew
+    backbone = create_backbone("convnext_atto", pretrained=False)
+    expected = unread_parameters(backbone, [-1])
+    unread._known.clear()
+    with block():
+        found = unread_parameters(create_backbone("convnext_atto", pretrained=False), [-1])
+    assert found == expected != []
 
 
 @pytest.mark.parametrize("backbone", WITH_PARTS_OF_LEVELS)

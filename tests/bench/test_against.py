@@ -139,7 +139,8 @@ def test_other_shapes_and_what_is_no_number_are_refused(against: Any, ours: list
 FAULTS = """
 import resource, sys
 sys.path.insert(0, {folder!r})
-import meters, torch
+import torch
+from references import meters
 def faults():
     started = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(16 << 20)  # 64 MiB

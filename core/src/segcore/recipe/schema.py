@@ -358,7 +358,8 @@ class Run:
     channels_last: bool = True
     """Memory format of images and weights."""
     exact: bool = False
-    """Test, predict and validate without folding norms into convolutions; labels differ, if at all, at ties."""
+    """Test, predict and validate without folding norms into convolutions, and on CUDA without replaying recorded
+    forward passes; labels differ, if at all, at ties."""
     sync_norm: bool = True
     """On several processes, synchronize the norms that the model asks for."""
     log_interval: Annotated[int, AT_LEAST_1] = 50
